@@ -1,0 +1,35 @@
+# `make demo` and `make test` set everything up on a machine with Python and make alone.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow check
+
+help:
+	@echo "make demo       train four small networks on handwritten digits and compare them"
+	@echo "make test       run the test suite"
+	@echo "make test-slow  run the tests marked slow: the whole zoo, the inductor compiler"
+	@echo "make check      lint, format, types and import layers"
+
+$(INSTALLED): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "make: shiftproof needs Python 3.10 or newer, got " + sys.version.split()[0] + "; run make PYTHON=/path/to/python3.10")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+demo: $(INSTALLED)
+	$(BIN)/shiftproof demo
+
+test: $(INSTALLED)
+	$(BIN)/pytest -n 2 -m "not slow"
+
+test-slow: $(INSTALLED)
+	$(BIN)/pytest -m slow
+
+check: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports

@@ -1,0 +1,16 @@
+"""Convolutional networks that are exactly shift invariant."""
+
+from shiftproof import metrics, models, nn, ops
+from shiftproof.models import create_model, list_models, load_published
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "create_model",
+    "list_models",
+    "load_published",
+    "metrics",
+    "models",
+    "nn",
+    "ops",
+]

@@ -1,0 +1,38 @@
+"""Measurements on any callable from images to logits.
+
+Their torchmetrics twins, which sum over batches and processes, are in
+``shiftproof.metrics.accumulate``; they need ``pip install 'shiftproof[train]'``.
+"""
+
+from shiftproof.metrics.accuracy import topk_correct
+from shiftproof.metrics.consistency import (
+    accuracy_over_shifts,
+    agreement,
+    consistency,
+    worst_shift_accuracy,
+)
+from shiftproof.metrics.intervals import rate, wilson_interval
+from shiftproof.metrics.protocols import (
+    PROTOCOLS,
+    CircularShifts,
+    Crops,
+    PaddedCrops,
+    Protocol,
+    protocol,
+)
+
+__all__ = [
+    "PROTOCOLS",
+    "CircularShifts",
+    "Crops",
+    "PaddedCrops",
+    "Protocol",
+    "accuracy_over_shifts",
+    "agreement",
+    "consistency",
+    "protocol",
+    "rate",
+    "topk_correct",
+    "wilson_interval",
+    "worst_shift_accuracy",
+]

@@ -1,0 +1,157 @@
+"""The measurements as torchmetrics: updated batch by batch, summed over processes.
+
+Importing this module imports torchmetrics, so ``shiftproof.metrics`` does not import it.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from shiftproof.extras import require
+from shiftproof.metrics.accuracy import topk_correct
+from shiftproof.metrics.consistency import agreement
+from shiftproof.metrics.intervals import rate
+from shiftproof.metrics.protocols import Protocol
+from shiftproof.results import RateResult
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
+else:
+    Metric = require("torchmetrics", extra="train").Metric
+
+
+class _Sealed:
+    """A result that torchmetrics passes on as it is."""
+
+    def __init__(self, result: RateResult) -> None:
+        self.result = result
+
+
+class _Rate(Metric):
+    """A metric whose value is a ``RateResult``."""
+
+    full_state_update = False
+    higher_is_better = True
+    is_differentiable = False
+
+    # torchmetrics walks through what compute returns and refuses a frozen dataclass.
+    def _wrap_compute(self, compute: Callable[..., Any]) -> Callable[..., Any]:
+        sealed = super()._wrap_compute(lambda: _Sealed(compute()))
+
+        @functools.wraps(compute)
+        def opened() -> RateResult:
+            value = sealed()
+            assert isinstance(value, _Sealed)
+            return value.result
+
+        return opened
+
+
+class Accuracy(_Rate):
+    """Share of images whose label is among the k classes with the largest logits.
+
+    The rule of ``shiftproof.metrics.topk_correct``, image by image over all batches and processes.
+
+    Args:
+        k: Number of classes looked at.
+
+    Raises:
+        ValueError: If ``k`` is not positive.
+
+    Examples:
+        >>> accuracy = Accuracy()
+        >>> accuracy.update(torch.tensor([[0.1, 0.9], [0.2, 0.8]]), torch.tensor([1, 0]))
+        >>> accuracy.compute().percent
+        50.0
+    """
+
+    correct: Tensor
+    total: Tensor
+
+    def __init__(self, k: int = 1) -> None:
+        super().__init__()
+        if k < 1:
+            raise ValueError(f"Accuracy: k must be at least 1, got {k}; pass 1 for the best class")
+        self.k = k
+        self.add_state("correct", torch.tensor(0), dist_reduce_fx="sum")
+        self.add_state("total", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, logits: Tensor, labels: Tensor) -> None:
+        """Count a batch.
+
+        Args:
+            logits: Scores, ``(N, num_classes)``, on the device of the metric.
+            labels: True classes, ``(N,)``.
+        """
+        self.correct += topk_correct(logits, labels, self.k).sum()
+        self.total += len(labels)
+
+    def compute(self) -> RateResult:
+        """The share over everything counted, in all processes.
+
+        Returns:
+            The share, as protocol ``"top-<k>"``.
+        """
+        return rate(f"top-{self.k}", int(self.correct), int(self.total))
+
+
+class Consistency(_Rate):
+    """Share of images whose shifted versions all get the same class.
+
+    The rule of ``shiftproof.metrics.agreement``, image by image over all batches and processes; the
+    mean over all batches of the share within each goes into ``batch_mean``.
+
+    Args:
+        protocol: Which shifted versions are compared; its ``views`` make them.
+
+    Examples:
+        >>> from shiftproof.metrics import protocol
+        >>> circular = protocol("circular")
+        >>> images, model = torch.ones(2, 1, 4, 4), lambda x: x.mean((2, 3))
+        >>> metric = Consistency(circular)
+        >>> metric.update(*map(model, circular.views(images, torch.Generator().manual_seed(0))))
+        >>> metric.compute().percent
+        100.0
+    """
+
+    agreeing: Tensor
+    total: Tensor
+    sum_of_shares: Tensor
+    num_batches: Tensor
+
+    def __init__(self, protocol: Protocol) -> None:
+        super().__init__()
+        self.protocol = protocol
+        self.add_state("agreeing", torch.tensor(0), dist_reduce_fx="sum")
+        self.add_state("total", torch.tensor(0), dist_reduce_fx="sum")
+        self.add_state(
+            "sum_of_shares", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum"
+        )
+        self.add_state("num_batches", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, *logits: Tensor) -> None:
+        """Count a batch; an empty one does not enter the mean over batches.
+
+        Args:
+            logits: The model's output for each version, ``(N, num_classes)``, on the device of
+                the metric.
+        """
+        agree = agreement(logits)
+        if len(agree):
+            self.agreeing += agree.sum()
+            self.total += len(agree)
+            self.sum_of_shares += agree.double().mean()
+            self.num_batches += 1
+
+    def compute(self) -> RateResult:
+        """The share over everything counted, in all processes.
+
+        Returns:
+            The share, under the name of the protocol.
+        """
+        num_batches = int(self.num_batches)
+        mean = float(self.sum_of_shares) / num_batches if num_batches else None
+        return rate(self.protocol.name, int(self.agreeing), int(self.total), mean)

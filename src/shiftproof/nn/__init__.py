@@ -1,0 +1,50 @@
+"""Layers: thin state over ``shiftproof.ops``."""
+
+from shiftproof.nn.downsample import (
+    AlignPhase1d,
+    AlignPhase2d,
+    AlignPhase3d,
+    PolyphaseDownsample1d,
+    PolyphaseDownsample2d,
+    PolyphaseDownsample3d,
+    SelectPhase1d,
+    SelectPhase2d,
+    SelectPhase3d,
+)
+from shiftproof.nn.lowpass import (
+    BlurPool1d,
+    BlurPool2d,
+    BlurPool3d,
+    LowPass1d,
+    LowPass2d,
+    LowPass3d,
+)
+from shiftproof.nn.pool import MaxPool2d
+from shiftproof.nn.selectors import FirstPhase, LargestNorm, LargestValue, SmallestNorm
+from shiftproof.nn.upsample import PolyphaseUpsample1d, PolyphaseUpsample2d, PolyphaseUpsample3d
+
+__all__ = [
+    "AlignPhase1d",
+    "AlignPhase2d",
+    "AlignPhase3d",
+    "BlurPool1d",
+    "BlurPool2d",
+    "BlurPool3d",
+    "FirstPhase",
+    "LargestNorm",
+    "LargestValue",
+    "LowPass1d",
+    "LowPass2d",
+    "LowPass3d",
+    "MaxPool2d",
+    "PolyphaseDownsample1d",
+    "PolyphaseDownsample2d",
+    "PolyphaseDownsample3d",
+    "PolyphaseUpsample1d",
+    "PolyphaseUpsample2d",
+    "PolyphaseUpsample3d",
+    "SelectPhase1d",
+    "SelectPhase2d",
+    "SelectPhase3d",
+    "SmallestNorm",
+]

@@ -1,0 +1,55 @@
+"""Max pooling with a named padding mode."""
+
+from torch import Tensor, nn
+
+from shiftproof import ops
+from shiftproof.ops.lowpass import PaddingMode, check_padding_mode
+
+
+class MaxPool2d(nn.Module):
+    """Max pooling whose border may wrap around, which ``torch.nn.MaxPool2d`` does not offer.
+
+    Args:
+        kernel_size: Side of the window, in pixels.
+        stride: Sampling stride, in pixels.
+        padding: Pixels to add before the first and after the last, on both axes.
+        padding_mode: ``"circular"``, ``"zeros"`` or ``"reflect"``; ``"zeros"`` pads with zeros,
+            which after a ReLU equals torch's padding with minus infinity.
+
+    Raises:
+        ValueError: If the padding mode is unknown.
+
+    Equivariance:
+        Exact (bitwise) under circular shifts with circular padding and stride 1; with a stride,
+        behind an ``AlignPhase2d`` of this stride.  Checked by ``tests/nn/test_layers.py``.
+    """
+
+    def __init__(
+        self,
+        kernel_size: int,
+        stride: int = 1,
+        padding: tuple[int, int] = (0, 0),
+        padding_mode: PaddingMode = "circular",
+    ) -> None:
+        super().__init__()
+        check_padding_mode(type(self).__name__, padding_mode)
+        self.padding = padding
+        self.padding_mode = padding_mode
+        self.pool = nn.MaxPool2d(kernel_size, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pool a map.
+
+        Args:
+            x: Feature map, ``(N, C, H, W)``.
+
+        Returns:
+            The pooled map.
+        """
+        before, after = self.padding
+        pooled: Tensor = self.pool(ops.pad(x, (before,) * 2, (after,) * 2, self.padding_mode))
+        return pooled
+
+    def extra_repr(self) -> str:
+        """Show the padding."""
+        return f"padding={self.padding}, padding_mode={self.padding_mode!r}"

@@ -1,0 +1,162 @@
+"""Reading and writing a different regular lattice of points in each sample of a batch.
+
+Every move of this project is one of these two, with other starts and steps: keeping a phase reads
+a lattice of step S, putting back writes one, aligning and shifting read all points from another
+start.  A lattice visits each point at most once, so reading and writing are exact adjoints of each
+other, and each is the other's backward pass.  Native indexing would accumulate into the same memory
+one element after the other, which on CPU costs more than a convolution.
+"""
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+
+def lattice_positions(
+    start: Tensor, step: Sequence[int], sizes: Sequence[int], counts: Sequence[int]
+) -> Tensor:
+    """Flat positions of the points ``start + step * i``, wrapped around the map.
+
+    Args:
+        start: First point of each sample, ``(N, D)`` integers, any value.
+        step: Distance between neighbours in pixels, per axis.
+        sizes: Size of the map, per axis.
+        counts: Number of points, per axis.
+
+    Returns:
+        Row-major positions into the flattened map, ``(N, prod(counts))`` int64.
+    """
+    positions = start.new_zeros((start.shape[0], 1), dtype=torch.int64)
+    for axis, (spacing, size, count) in enumerate(zip(step, sizes, counts, strict=True)):
+        steps = spacing * torch.arange(count, device=start.device)
+        coordinates = torch.remainder(start[:, axis, None] + steps, size)
+        positions = (positions[:, :, None] * size + coordinates[:, None, :]).flatten(1)
+    return positions
+
+
+def has_channels_last(x: Tensor) -> bool:
+    """Whether the channels of each pixel lie side by side in memory.
+
+    Args:
+        x: Feature map, ``(N, C, *spatial)``.
+
+    Returns:
+        True for the channels_last layouts, in any number of spatial dimensions.
+    """
+    channels = x.shape[1]
+    return channels > 1 and x.stride(1) == 1 and x.stride(-1) == channels
+
+
+def _rows(positions: Tensor, size: int) -> Tensor:
+    """Positions in each sample as row numbers of the flattened batch of pixels."""
+    first = size * torch.arange(positions.shape[0], device=positions.device)
+    return (positions + first[:, None]).flatten()
+
+
+def _read(x: Tensor, positions: Tensor, counts: Sequence[int]) -> Tensor:
+    batch, channels = x.shape[:2]
+    if has_channels_last(x):
+        pixels = x.movedim(1, -1).flatten(1, -2)
+        kept = pixels.flatten(0, 1).index_select(0, _rows(positions, pixels.shape[1]))
+        return kept.view(batch, *counts, channels).movedim(-1, 1)
+    index = positions[:, None].expand(-1, channels, -1)
+    return x.flatten(2).gather(2, index).view(batch, channels, *counts)
+
+
+def _write(y: Tensor, positions: Tensor, sizes: Sequence[int]) -> Tensor:
+    batch, channels = y.shape[:2]
+    size = 1
+    for length in sizes:
+        size = size * length
+    if has_channels_last(y):
+        pixels = y.movedim(1, -1).flatten(0, -2)
+        zeros = y.new_zeros((batch * size, channels))
+        placed = zeros.index_copy(0, _rows(positions, size), pixels)
+        return placed.view(batch, *sizes, channels).movedim(-1, 1)
+    index = positions[:, None].expand(-1, channels, -1)
+    zeros = y.new_zeros((batch, channels, size))
+    return zeros.scatter(2, index, y.flatten(2)).view(batch, channels, *sizes)
+
+
+class _Read(torch.autograd.Function):
+    """Values at the positions; the backward pass writes the gradient to the same positions."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, positions: Tensor, counts: tuple[int, ...]) -> Tensor:
+        return _read(x, positions, counts)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, positions, ctx.counts = inputs
+        ctx.sizes = tuple(x.shape[2:])
+        ctx.save_for_backward(positions)
+        ctx.save_for_forward(positions)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (positions,) = ctx.saved_tensors
+        return write_lattice(grad, positions, ctx.sizes), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
+        (positions,) = ctx.saved_tensors
+        return _read(tangent, positions, ctx.counts)
+
+
+class _Write(torch.autograd.Function):
+    """Zeros but for the values at the positions; the backward pass reads them again."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(y: Tensor, positions: Tensor, sizes: tuple[int, ...]) -> Tensor:
+        return _write(y, positions, sizes)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        y, positions, ctx.sizes = inputs
+        ctx.counts = tuple(y.shape[2:])
+        ctx.save_for_backward(positions)
+        ctx.save_for_forward(positions)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (positions,) = ctx.saved_tensors
+        return read_lattice(grad, positions, ctx.counts), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
+        (positions,) = ctx.saved_tensors
+        return _write(tangent, positions, ctx.sizes)
+
+
+def read_lattice(x: Tensor, positions: Tensor, counts: Sequence[int]) -> Tensor:
+    """Read the values at the given positions of each sample; the memory format is kept.
+
+    Args:
+        x: Feature map, ``(N, C, *spatial)``.
+        positions: Flat positions, ``(N, M)``, without repetition within a sample.
+        counts: Spatial sizes of the result, of product ``M``.
+
+    Returns:
+        The values, ``(N, C, *counts)``.
+    """
+    return cast(Tensor, _Read.apply(x, positions, tuple(counts)))
+
+
+def write_lattice(y: Tensor, positions: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Write values to the given positions of a map of zeros: the adjoint of ``read_lattice``.
+
+    Args:
+        y: Values, ``(N, C, *counts)``.
+        positions: Flat positions, ``(N, M)``, without repetition within a sample.
+        sizes: Spatial sizes of the result.
+
+    Returns:
+        The map, ``(N, C, *sizes)``.
+    """
+    return cast(Tensor, _Write.apply(y, positions, tuple(sizes)))

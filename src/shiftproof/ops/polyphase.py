@@ -1,0 +1,193 @@
+"""Keep, put back and align: the moves on a map's polyphase components.
+
+References:
+    A. Chaman and I. Dokmanic, "Truly shift-invariant convolutional neural networks", CVPR 2021,
+    section 3; the same, "Truly shift-equivariant convolutional neural networks with adaptive
+    polyphase upsampling", Asilomar 2021.
+"""
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from shiftproof.ops.lattice import lattice_positions, read_lattice, write_lattice
+from shiftproof.ops.overrides import overridable
+from shiftproof.ops.phases import (
+    check_divisible,
+    check_map,
+    check_phase,
+    per_axis,
+    phase_offsets,
+)
+
+
+@overridable
+def polyphase_split(x: Tensor, stride: int | Sequence[int]) -> Tensor:
+    """Lay the polyphase components of a map side by side.
+
+    ``polyphase_split(x, 2)[:, :, p]`` is ``x[:, :, p // 2 :: 2, p % 2 :: 2]``.
+
+    Args:
+        x: Feature map, ``(N, C, *spatial)``.
+        stride: Sampling stride in pixels; must divide every spatial size.
+
+    Returns:
+        The components in row-major phase order, ``(N, C, P, *(spatial / S))``.
+
+    Raises:
+        ValueError: If a spatial size is not a multiple of its stride.
+
+    Equivariance:
+        Exact (bitwise): a circular shift ``d`` of ``x`` moves component ``p`` to
+        ``q = (p + d) mod S``, shifted by ``(p + d - q) / S``.  Checked by
+        ``tests/ops/test_polyphase.py``.
+    """
+    num_dims = check_map("polyphase_split", x)
+    strides = per_axis("polyphase_split", stride, num_dims)
+    check_divisible("polyphase_split", x.shape[2:], strides)
+    pairs = [
+        part
+        for size, step in zip(x.shape[2:], strides, strict=True)
+        for part in (size // step, step)
+    ]
+    counts = [2 + 2 * axis for axis in range(num_dims)]
+    phases = [3 + 2 * axis for axis in range(num_dims)]
+    split = x.reshape(*x.shape[:2], *pairs)
+    return split.permute(0, 1, *phases, *counts).flatten(2, 1 + num_dims)
+
+
+@overridable
+def polyphase_merge(components: Tensor, stride: int | Sequence[int]) -> Tensor:
+    """Interleave polyphase components again: the inverse of ``polyphase_split``.
+
+    Args:
+        components: Components in row-major phase order, ``(N, C, P, *spatial)``.
+        stride: Sampling stride in pixels, of product ``P``.
+
+    Returns:
+        The map, ``(N, C, *(spatial * S))``.
+
+    Raises:
+        ValueError: If the number of components is not the product of the strides.
+
+    Equivariance:
+        Exact (bitwise), as for ``polyphase_split``.  Checked by ``tests/ops/test_polyphase.py``.
+    """
+    num_dims = check_map("polyphase_merge", components[:, :, 0])
+    strides = per_axis("polyphase_merge", stride, num_dims)
+    if components.shape[2] != math.prod(strides):
+        raise ValueError(
+            f"polyphase_merge: the number of components must be the product of stride={strides}, "
+            f"got {components.shape[2]}; pass what polyphase_split returned for this stride"
+        )
+    sizes = [count * step for count, step in zip(components.shape[3:], strides, strict=True)]
+    x = components.reshape(*components.shape[:2], *strides, *components.shape[3:])
+    pairs = [axis for i in range(num_dims) for axis in (2 + num_dims + i, 2 + i)]
+    return x.permute(0, 1, *pairs).reshape(*components.shape[:2], *sizes)
+
+
+@overridable
+def take_phase(x: Tensor, phase: Tensor, stride: int | Sequence[int]) -> Tensor:
+    """Keep one polyphase component of each sample.
+
+    Args:
+        x: Feature map, ``(N, C, *spatial)``.
+        phase: Component to keep, ``(N,)`` integers in ``[0, P)``, row-major; other values count
+            modulo ``P``.
+        stride: Sampling stride in pixels; must divide every spatial size.
+
+    Returns:
+        The chosen components, ``(N, C, *(spatial / S))``, in the memory format of ``x``.
+
+    Raises:
+        ValueError: If a spatial size is not a multiple of its stride, or there is not one phase
+            per sample.
+        TypeError: If the phases are not integers.
+
+    Equivariance:
+        Exact (bitwise): shifting ``x`` by ``d`` and asking for phase ``q = (p + d) mod S`` gives
+        the same component, shifted by ``(p + d - q) / S``.  Checked by
+        ``tests/ops/test_polyphase.py``.
+
+    Examples:
+        >>> import torch
+        >>> x = torch.arange(8.0).reshape(2, 1, 4)
+        >>> take_phase(x, torch.tensor([0, 1]), 2)
+        tensor([[[0., 2.]],
+        <BLANKLINE>
+                [[5., 7.]]])
+    """
+    strides = per_axis("take_phase", stride, check_map("take_phase", x))
+    sizes = x.shape[2:]
+    check_divisible("take_phase", sizes, strides)
+    check_phase("take_phase", phase, x.shape[0])
+    counts = [size // step for size, step in zip(sizes, strides, strict=True)]
+    positions = lattice_positions(phase_offsets(phase, strides), strides, sizes, counts)
+    return read_lattice(x, positions, counts)
+
+
+@overridable
+def place_phase(y: Tensor, phase: Tensor, stride: int | Sequence[int]) -> Tensor:
+    """Put each sample back as one polyphase component of a map of zeros.
+
+    The exact adjoint of ``take_phase``, and its right inverse:
+    ``take_phase(place_phase(y, p, S), p, S) == y``.
+
+    Args:
+        y: Components, ``(N, C, *spatial)``.
+        phase: Where to put them, ``(N,)`` integers in ``[0, P)``, row-major; other values count
+            modulo ``P``.
+        stride: Upsampling stride in pixels.
+
+    Returns:
+        The maps, ``(N, C, *(spatial * S))``, in the memory format of ``y``.
+
+    Raises:
+        ValueError: If there is not one phase per sample.
+        TypeError: If the phases are not integers.
+
+    Equivariance:
+        Exact (bitwise): the shifted component at the shifted phase (see ``take_phase``) gives the
+        shifted map.  Checked by ``tests/ops/test_polyphase.py``.
+    """
+    strides = per_axis("place_phase", stride, check_map("place_phase", y))
+    check_phase("place_phase", phase, y.shape[0])
+    counts = y.shape[2:]
+    sizes = [count * step for count, step in zip(counts, strides, strict=True)]
+    positions = lattice_positions(phase_offsets(phase, strides), strides, sizes, counts)
+    return write_lattice(y, positions, sizes)
+
+
+@overridable
+def align_phase(x: Tensor, phase: Tensor, stride: int | Sequence[int]) -> Tensor:
+    """Circularly shift each sample so that the chosen component starts at the origin.
+
+    Any strided layer that follows then samples the chosen component:
+    ``take_phase(x, p, S) == align_phase(x, p, S)[..., ::S, ::S]``.
+
+    Args:
+        x: Feature map, ``(N, C, *spatial)``.
+        phase: Chosen component, ``(N,)`` integers in ``[0, P)``, row-major; other values count
+            modulo ``P``.
+        stride: Stride of the layers that follow, in pixels; must divide every spatial size.
+
+    Returns:
+        The aligned maps, of the shape and memory format of ``x``.
+
+    Raises:
+        ValueError: If a spatial size is not a multiple of its stride, or there is not one phase
+            per sample.
+        TypeError: If the phases are not integers.
+
+    Equivariance:
+        Exact (bitwise): shifting ``x`` by ``d`` and aligning at ``q = (p + d) mod S`` shifts the
+        result by ``p + d - q``, a multiple of ``S``.  Checked by ``tests/ops/test_polyphase.py``.
+    """
+    strides = per_axis("align_phase", stride, check_map("align_phase", x))
+    sizes = x.shape[2:]
+    check_divisible("align_phase", sizes, strides)
+    check_phase("align_phase", phase, x.shape[0])
+    offsets = phase_offsets(phase, strides)
+    positions = lattice_positions(offsets, (1,) * len(sizes), sizes, sizes)
+    return read_lattice(x, positions, sizes)

@@ -1,0 +1,186 @@
+"""Scores of the polyphase components, and the choice among them.
+
+A shift permutes the components, so the scores must permute with them: to the last bit, or two
+components that are nearly as strong change places.  Sums of floating-point numbers depend on their
+order.  These do not: the energy of each pixel is summed over channels in one order that is the same
+at every pixel, and is then rounded to an integer so small that float64 sums of them are exact.
+
+References:
+    A. Chaman and I. Dokmanic, "Truly shift-invariant convolutional neural networks", CVPR 2021,
+    section 3.1.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from shiftproof.ops.lattice import has_channels_last
+from shiftproof.ops.overrides import overridable
+from shiftproof.ops.phases import check_divisible, check_map, per_axis
+from shiftproof.ops.polyphase import polyphase_split
+
+_EXACT_BITS = 53
+"""Integers up to 2^53 are exact in float64, and so are their sums below it."""
+
+_HUGE = 1e38
+"""Stands for a pixel that is NaN, infinite or beyond the range of float32 when squared."""
+
+
+def _sum_channels(values: Tensor) -> Tensor:
+    """Sum over channels in an order that is the same at every pixel.
+
+    In channels_last each pixel is one row, summed by one routine.  In the default format torch sums
+    the pixels of a vector register together and the last few of a row otherwise, so channels are
+    added there as whole maps, halves onto halves.
+    """
+    if has_channels_last(values):
+        return values.sum(1)
+    while values.shape[1] > 1:
+        half = (values.shape[1] + 1) // 2
+        low, high = values[:, :half], values[:, half:]
+        if low.shape[1] > high.shape[1]:
+            values = torch.cat([low[:, : half - 1] + high, low[:, half - 1 :]], dim=1)
+        else:
+            values = low + high
+    return values[:, 0]
+
+
+def _sum_lattices(values: Tensor, strides: Sequence[int]) -> Tensor:
+    """Sum non-negative pixels over each component, with the same result in any order."""
+    values = values.nan_to_num(nan=_HUGE, posinf=_HUGE).clamp(max=_HUGE)
+    largest = values.flatten(1).amax(1).clamp(min=torch.finfo(values.dtype).tiny)
+    components = polyphase_split(values[:, None], strides)[:, 0].flatten(2)
+    limit = 2.0 ** (_EXACT_BITS - 1) / components.shape[-1]
+    levels = (components / largest[:, None, None] * limit).round()
+    # Apple's GPUs have no float64; integers serve as well there.
+    exact = torch.int64 if values.device.type == "mps" else torch.float64
+    return levels.to(exact).sum(-1)
+
+
+def _largest_on_lattices(values: Tensor, strides: Sequence[int]) -> Tensor:
+    values = values.nan_to_num(nan=math.inf, posinf=math.inf, neginf=-math.inf)
+    return polyphase_split(values.amax(1, keepdim=True), strides)[:, 0].flatten(2).amax(-1)
+
+
+@overridable
+def phase_scores(x: Tensor, stride: int | Sequence[int], norm: float = 2) -> Tensor:
+    """Strength of each polyphase component of each sample, over all channels and pixels.
+
+    For ``norm=2`` proportional to the sum of squares, for ``norm=1`` to the sum of magnitudes, for
+    ``norm=inf`` the largest magnitude.  The factor differs between samples, so scores compare
+    components of one sample, not samples.
+
+    Args:
+        x: Feature map, ``(N, C, *spatial)``.  A pixel that holds NaN or infinity counts as
+            stronger than any other.
+        stride: Sampling stride in pixels; must divide every spatial size.
+        norm: 1, 2 or infinity.
+
+    Returns:
+        Scores, ``(N, P)``, row-major.  For norms 1 and 2 whole numbers in float64, which no order
+        of summation can change.  They carry no gradient.
+
+    Raises:
+        ValueError: If a spatial size is not a multiple of its stride, or the norm is another.
+
+    Equivariance:
+        Exact (bitwise): a circular shift of ``x`` permutes the scores as it permutes the
+        components.  Checked by ``tests/ops/test_scores.py``.
+
+    Examples:
+        >>> phase_scores(torch.tensor([[[1.0, 0.0, 2.0, 3.0]]]), 2, norm=torch.inf)
+        tensor([[2., 3.]])
+    """
+    strides = per_axis("phase_scores", stride, check_map("phase_scores", x))
+    check_divisible("phase_scores", x.shape[2:], strides)
+    if norm not in (1, 2, math.inf):
+        raise ValueError(
+            f"phase_scores: norm must be 1, 2 or infinity, got {norm}; choose one of them"
+        )
+    x = x.detach()
+    if norm == math.inf:
+        return _largest_on_lattices(x.abs(), strides)
+    if x.dtype in (torch.float16, torch.bfloat16):
+        x = x.float()
+    return _sum_lattices(_sum_channels(x * x if norm == 2 else x.abs()), strides)
+
+
+@overridable
+def largest_values(x: Tensor, stride: int | Sequence[int]) -> Tensor:
+    """Largest value, not magnitude, of each polyphase component of each sample.
+
+    Args:
+        x: Feature map, ``(N, C, *spatial)``.  NaN counts as infinity.
+        stride: Sampling stride in pixels; must divide every spatial size.
+
+    Returns:
+        Scores, ``(N, P)``, row-major, in the dtype of ``x``.  They carry no gradient.
+
+    Raises:
+        ValueError: If a spatial size is not a multiple of its stride.
+
+    Equivariance:
+        Exact (bitwise), as for ``phase_scores``.  Checked by ``tests/ops/test_scores.py``.
+    """
+    strides = per_axis("largest_values", stride, check_map("largest_values", x))
+    check_divisible("largest_values", x.shape[2:], strides)
+    return _largest_on_lattices(x.detach(), strides)
+
+
+@overridable
+def first_phase(x: Tensor, stride: int | Sequence[int]) -> Tensor:
+    """Scores that always choose phase 0: an ordinary stride, for comparison.
+
+    Args:
+        x: Feature map, ``(N, C, *spatial)``.
+        stride: Sampling stride in pixels.
+
+    Returns:
+        Scores, ``(N, P)`` int64: 1 for phase 0 and 0 for the others.
+
+    Equivariance:
+        None: the scores do not move with the map.  Checked, as the control of every law, by
+        ``tests/ops/test_scores.py``.
+    """
+    strides = per_axis("first_phase", stride, check_map("first_phase", x))
+    first = torch.arange(math.prod(strides), device=x.device) == 0
+    return first.to(torch.int64).expand(x.shape[0], -1)
+
+
+@overridable
+def select_phase(x: Tensor, stride: int | Sequence[int], scores: Tensor | None = None) -> Tensor:
+    """Choose one phase per sample: the one of the largest score.
+
+    Args:
+        x: Feature map, ``(N, C, *spatial)``.
+        stride: Sampling stride in pixels; must divide every spatial size.
+        scores: Scores of the phases, ``(N, P)``; by default ``phase_scores(x, stride)``.
+
+    Returns:
+        The chosen phases, ``(N,)`` int64, row-major.
+
+    Raises:
+        ValueError: If a spatial size is not a multiple of its stride, or the scores do not have one
+            column per phase.
+
+    Equivariance:
+        Exact (bitwise) where the largest score is unique: a circular shift ``d`` of ``x`` turns the
+        choice ``p`` into ``(p + d) mod S``.  Among equal scores the first phase is taken, and a
+        shift may then change the choice.  Checked by ``tests/ops/test_scores.py``.
+
+    Examples:
+        >>> select_phase(torch.tensor([[[1.0, 0.0, 2.0, 3.0]]]), 2)
+        tensor([1])
+    """
+    strides = per_axis("select_phase", stride, check_map("select_phase", x))
+    check_divisible("select_phase", x.shape[2:], strides)
+    if scores is None:
+        scores = phase_scores(x, strides)
+    if scores.shape != (x.shape[0], math.prod(strides)):
+        raise ValueError(
+            f"select_phase: scores must have shape ({x.shape[0]}, {math.prod(strides)}), one per "
+            f"sample and phase, got {tuple(scores.shape)}; pass what phase_scores returns"
+        )
+    return scores.argmax(1)

@@ -1,0 +1,179 @@
+"""The schema of every number this project writes: frozen dataclasses and their JSON form."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import platform
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+SCHEMA = 1
+"""Version of the JSON layout; readers refuse a newer one."""
+
+
+@dataclass(frozen=True)
+class RateResult:
+    """A share of images, with what is needed to judge it.
+
+    Attributes:
+        protocol: Name of the measurement, for instance ``"top-1"`` or ``"aps-imagenet"``.
+        n: Number of images.
+        successes: Number of images for which the statement held.
+        low: Lower end of the 95 % Wilson interval, in [0, 1].
+        high: Upper end of the 95 % Wilson interval, in [0, 1].
+        batch_mean: Mean over batches of the share within each batch, the average that published
+            code reports; ``None`` where batches play no role.
+    """
+
+    protocol: str
+    n: int
+    successes: int
+    low: float
+    high: float
+    batch_mean: float | None = None
+
+    @property
+    def value(self) -> float:
+        """The share itself, per image, in [0, 1]; 0 for no images."""
+        return self.successes / self.n if self.n else 0.0
+
+    @property
+    def percent(self) -> float:
+        """The share in percent."""
+        return 100.0 * self.value
+
+
+@dataclass(frozen=True)
+class Environment:
+    """The machine and the versions that produced a result."""
+
+    python: str
+    platform: str
+    processor: str
+    versions: dict[str, str]
+    device: str
+    num_threads: int
+
+    @classmethod
+    def collect(cls, device: str, num_threads: int) -> Environment:
+        """Describe this process.
+
+        Args:
+            device: Name of the device that computed, for instance ``"cpu"`` or the GPU's name.
+            num_threads: Threads used for computing.
+
+        Returns:
+            The description.
+        """
+        versions = {}
+        for name in ("shiftproof", "torch", "torchvision", "torchmetrics", "numpy"):
+            try:
+                versions[name] = importlib.metadata.version(name)
+            except importlib.metadata.PackageNotFoundError:
+                continue
+        return cls(
+            python=platform.python_version(),
+            platform=platform.platform(),
+            processor=platform.machine(),
+            versions=versions,
+            device=device,
+            num_threads=num_threads,
+        )
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What one training or evaluation run found.
+
+    Attributes:
+        model: Registered model name.
+        num_parameters: Learned numbers in the model.
+        epochs: Epochs trained; 0 for an evaluation.
+        config: The complete configuration, as plain JSON values.
+        environment: Machine and versions.
+        rates: Measured shares by name, for instance ``"test top-1"``.
+        values: Other measured numbers by name, for instance ``"seconds per epoch"``.
+        unreadable: Images that could not be read and were left out.
+        schema: Version of this layout.
+    """
+
+    model: str
+    num_parameters: int
+    epochs: int
+    config: dict[str, Any]
+    environment: Environment
+    rates: dict[str, RateResult] = field(default_factory=dict)
+    values: dict[str, float] = field(default_factory=dict)
+    unreadable: tuple[str, ...] = ()
+    schema: int = SCHEMA
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a text file so that a reader sees the old content or the new, never a part.
+
+    Args:
+        path: File to write; its folder must exist.
+        text: New content.
+    """
+    path = Path(path)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def save_result(result: RunResult, path: str | os.PathLike[str]) -> None:
+    """Write a result as JSON.
+
+    Args:
+        result: What to write.
+        path: File to write, replaced whole.
+    """
+    write_text(path, json.dumps(dataclasses.asdict(result), indent=2) + "\n")
+
+
+def load_result(path: str | os.PathLike[str]) -> RunResult:
+    """Read a result that ``save_result`` wrote.
+
+    Args:
+        path: The JSON file.
+
+    Returns:
+        The result.
+
+    Raises:
+        ValueError: If the file is not such a result, or a newer version of the layout wrote it.
+    """
+    data = json.loads(Path(path).read_text(encoding="utf-8"))
+    if not isinstance(data, dict) or not isinstance(data.get("schema"), int):
+        raise ValueError(
+            f"load_result: the file must hold a result of this project, got {path}; "
+            "pass a result.json"
+        )
+    if data["schema"] > SCHEMA:
+        raise ValueError(
+            f"load_result: schema must be at most {SCHEMA}, got {data['schema']} in {path}; "
+            "update shiftproof"
+        )
+    try:
+        data["environment"] = Environment(**data["environment"])
+        data["rates"] = {name: RateResult(**rate) for name, rate in data["rates"].items()}
+        data["unreadable"] = tuple(data["unreadable"])
+        return RunResult(**data)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"load_result: the file must hold a complete result, got {path} ({error}); "
+            "pass a result.json"
+        ) from error

@@ -1,0 +1,148 @@
+import copy
+import pickle
+import subprocess
+import sys
+import warnings
+
+import pytest
+import torch
+import torch.distributed
+import torch.multiprocessing
+
+from shiftproof.metrics import agreement, consistency, protocol, rate, topk_correct
+from shiftproof.metrics.accumulate import Accuracy, Consistency
+
+NUM_BATCHES = 5
+CIRCULAR = protocol("circular")
+
+
+def batches():
+    """Batches of different sizes: two versions of the logits, and labels."""
+    source = torch.Generator().manual_seed(0)
+    sizes = [8, 4, 8, 2, 1][:NUM_BATCHES]
+    return [
+        (
+            torch.randn(size, 3, generator=source),
+            torch.randn(size, 3, generator=source),
+            torch.randint(0, 3, (size,), generator=source),
+        )
+        for size in sizes
+    ]
+
+
+def measure(rank=0, world_size=1):
+    top_1, top_2, consistent = Accuracy(), Accuracy(k=2), Consistency(CIRCULAR)
+    for still, moved, labels in batches()[rank::world_size]:
+        top_1.update(still, labels)
+        top_2.update(still, labels)
+        consistent.update(still, moved)
+    return top_1.compute(), top_2.compute(), consistent.compute()
+
+
+def one_of_two(rank, folder):
+    warnings.simplefilter("error")
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2
+    )
+    try:
+        (folder / f"{rank}.pickle").write_bytes(pickle.dumps(measure(rank, 2)))
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_against_the_functions():
+    top_1, top_2, consistent = measure()
+    still, moved, labels = (torch.cat(parts) for parts in zip(*batches(), strict=True))
+    assert top_1 == rate("top-1", int(topk_correct(still, labels, 1).sum()), 23)
+    assert top_2 == rate("top-2", int(topk_correct(still, labels, 2).sum()), 23)
+    assert top_1.successes < top_2.successes < 23
+    shares = [float(agreement([a, b]).double().mean()) for a, b, _ in batches()]
+    expected = rate("circular", int(agreement([still, moved]).sum()), 23, sum(shares) / NUM_BATCHES)
+    assert consistent == expected
+    assert consistent.batch_mean != consistent.value
+
+
+def test_two_processes_equal_one(tmp_path):
+    torch.multiprocessing.spawn(one_of_two, args=(tmp_path,), nprocs=2)
+    expected = measure()
+    for rank in range(2):
+        results = pickle.loads((tmp_path / f"{rank}.pickle").read_bytes())
+        assert results[:2] == expected[:2]
+        # All shares are multiples of 1/8, so that their sum has no rounding.
+        assert results[2] == expected[2]
+
+
+def test_twin_of_consistency():
+    source = torch.Generator().manual_seed(5)
+    images = [torch.rand(size, 3, 6, 6, generator=source) for size in (7, 3)]
+
+    def model(x):
+        return x[:, :, 0, 0]
+
+    metric, source = Consistency(CIRCULAR), torch.Generator().manual_seed(0)
+    for batch in images:
+        metric.update(*map(model, CIRCULAR.views(batch, source)))
+    expected = consistency(model, images, CIRCULAR, seed=0)
+    assert 0 < expected.successes < 10
+    result = metric.compute()
+    assert result.batch_mean == pytest.approx(expected.batch_mean)
+    assert (result.n, result.successes) == (expected.n, expected.successes)
+
+
+def test_forward_gives_the_batch_and_accumulates():
+    metric = Accuracy()
+    eye = torch.eye(2)
+    assert metric(eye, torch.tensor([0, 1])).value == 1.0
+    assert metric(eye, torch.tensor([1, 1])).value == 0.5
+    assert metric.compute().value == 0.75
+    metric.reset()
+    metric.update(eye, torch.tensor([1, 0]))
+    assert metric.compute() == rate("top-1", 0, 2)
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+@pytest.mark.parametrize("computed", [False, True])
+def test_copies_go_on_counting(duplicate, computed):
+    metric = Consistency(protocol("aps-cifar-val"))
+    still, moved, _ = batches()[0]
+    metric.update(still, moved)
+    if computed:
+        metric.compute()
+    copied = duplicate(metric)
+    assert copied.compute() == metric.compute()
+    copied.update(still, still)
+    assert copied.compute().n == 2 * metric.compute().n
+
+
+def test_empty_batches_do_not_enter_the_mean():
+    metric = Consistency(CIRCULAR)
+    metric.update(torch.rand(0, 3), torch.rand(0, 3))
+    assert (metric.compute().n, metric.compute().batch_mean) == (0, None)
+    metric.update(torch.eye(2), torch.eye(2))
+    assert metric.compute().batch_mean == 1.0
+
+
+def test_nan_is_neither_correct_nor_consistent():
+    nan = torch.full((2, 3), float("nan"))
+    accuracy, consistent = Accuracy(k=3), Consistency(CIRCULAR)
+    accuracy.update(nan, torch.tensor([0, 1]))
+    consistent.update(nan, nan)
+    assert accuracy.compute() == rate("top-3", 0, 2)
+    assert consistent.compute() == rate("circular", 0, 2, 0.0)
+
+
+def test_k_must_be_positive():
+    with pytest.raises(ValueError, match="Accuracy: k must be at least 1, got 0"):
+        Accuracy(k=0)
+
+
+def test_metrics_do_not_import_torchmetrics():
+    code = "import sys, shiftproof.metrics; sys.exit('torchmetrics' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_missing_torchmetrics_names_the_extra():
+    code = "import sys; sys.modules['torchmetrics'] = None; import shiftproof.metrics.accumulate"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "pip install 'shiftproof[train]'" in done.stderr
