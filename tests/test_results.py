@@ -7,12 +7,29 @@ import pytest
 from shiftproof.results import (
     SCHEMA,
     Environment,
+    EpochResult,
     RateResult,
     RunResult,
     load_result,
     save_result,
     write_text,
 )
+
+
+def epoch_result(epoch):
+    return EpochResult(
+        epoch=epoch,
+        lr=0.1,
+        seconds=1.5,
+        images_per_second=30.0,
+        train_loss=2.3 - epoch,
+        train_top1=0.1,
+        val_loss=2.2,
+        val_rates={
+            "top-1": RateResult("top-1", 10, 7, 0.39, 0.89),
+            "aps-cifar-val": RateResult("aps-cifar-val", 4, 4, 0.51, 1.0, batch_mean=1.0),
+        },
+    )
 
 
 def run_result(**changes):
@@ -27,6 +44,7 @@ def run_result(**changes):
             "consistency": RateResult("crop", 3, 1, 0.06, 0.79, batch_mean=1 / 3),
         },
         values={"seconds per epoch": 0.1 + 0.2},
+        history=(epoch_result(0), epoch_result(1)),
         unreadable=("a/b.png", "ü.png"),
     )
     return dataclasses.replace(result, **changes)
@@ -63,6 +81,15 @@ def test_environment_names_what_is_installed():
     assert {"shiftproof", "torch"} <= set(environment.versions)
 
 
+def test_consistency_of_an_epoch():
+    epoch = epoch_result(0)
+    assert epoch.consistency == epoch.val_rates["aps-cifar-val"]
+    assert (
+        dataclasses.replace(epoch, val_rates={"top-1": epoch.val_rates["top-1"]}).consistency
+        is None
+    )
+
+
 def test_round_trip(tmp_path):
     path = tmp_path / "result.json"
     save_result(run_result(), path)
@@ -72,7 +99,7 @@ def test_round_trip(tmp_path):
 
 def test_round_trip_of_the_least(tmp_path):
     path = tmp_path / "result.json"
-    least = run_result(rates={}, values={}, unreadable=(), config={})
+    least = run_result(rates={}, values={}, history=(), unreadable=(), config={})
     save_result(least, path)
     assert load_result(path) == least
 
@@ -131,7 +158,7 @@ def test_file_of_something_else(tmp_path, text):
 def test_file_that_is_not_json(tmp_path, content):
     path = tmp_path / "other.json"
     path.write_bytes(content)
-    with pytest.raises(ValueError):  # noqa: PT011 - the parser's own words
+    with pytest.raises(ValueError, match=r"must hold a result of this project, got .*other\.json"):
         load_result(path)
 
 
@@ -142,6 +169,7 @@ def test_file_that_is_not_json(tmp_path, content):
         lambda data: data.pop("model"),
         lambda data: data.update(rates=[]),
         lambda data: data.update(environment=None),
+        lambda data: data["history"][1].pop("lr"),
         lambda data: data["rates"]["consistency"].pop("n"),
         lambda data: data.update(surprise=1),
     ],

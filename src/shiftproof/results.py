@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import json
 import os
 import platform
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 SCHEMA = 1
 """Version of the JSON layout; readers refuse a newer one."""
@@ -72,10 +74,8 @@ class Environment:
         """
         versions = {}
         for name in ("shiftproof", "torch", "torchvision", "torchmetrics", "numpy"):
-            try:
+            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
                 versions[name] = importlib.metadata.version(name)
-            except importlib.metadata.PackageNotFoundError:
-                continue
         return cls(
             python=platform.python_version(),
             platform=platform.platform(),
@@ -84,6 +84,72 @@ class Environment:
             device=device,
             num_threads=num_threads,
         )
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """What one epoch of training found.
+
+    Attributes:
+        epoch: Number of the epoch, from 0.
+        lr: Learning rate.
+        seconds: Time spent training, validation excluded.
+        images_per_second: Training images per second, over all processes.
+        train_loss: Mean cross-entropy over the training images, as they were trained on.
+        train_top1: Accuracy over the same, in [0, 1].
+        val_loss: Mean cross-entropy over the validation images.
+        val_rates: Shares measured on the validation images by name: ``"top-1"``, ``"top-5"``, and
+            consistency by protocol where it was asked for.
+    """
+
+    epoch: int
+    lr: float
+    seconds: float
+    images_per_second: float
+    train_loss: float
+    train_top1: float
+    val_loss: float
+    val_rates: dict[str, RateResult]
+
+    @property
+    def consistency(self) -> RateResult | None:
+        """The consistency measured on the validation images, if one was."""
+        others = [rate for name, rate in self.val_rates.items() if not name.startswith("top-")]
+        return others[0] if others else None
+
+    def row(self) -> dict[str, float]:
+        """The numbers as one row of a table, shares in percent.
+
+        Returns:
+            Values by column name.
+        """
+        row = {
+            "epoch": self.epoch,
+            "lr": self.lr,
+            "train_loss": self.train_loss,
+            "train_top1": 100 * self.train_top1,
+            "val_loss": self.val_loss,
+            "val_top1": self.val_rates["top-1"].percent,
+            "val_top5": self.val_rates["top-5"].percent,
+            "seconds": self.seconds,
+            "images_per_second": self.images_per_second,
+        }
+        if self.consistency is not None:
+            row["val_consistency"] = self.consistency.percent
+        return row
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> EpochResult:
+        """Rebuild a result from what ``dataclasses.asdict`` made of it.
+
+        Args:
+            data: Its fields.
+
+        Returns:
+            The result.
+        """
+        rates = {name: RateResult(**rate) for name, rate in data["val_rates"].items()}
+        return cls(**{**data, "val_rates": rates})
 
 
 @dataclass(frozen=True)
@@ -98,6 +164,7 @@ class RunResult:
         environment: Machine and versions.
         rates: Measured shares by name, for instance ``"test top-1"``.
         values: Other measured numbers by name, for instance ``"seconds per epoch"``.
+        history: One entry per epoch trained.
         unreadable: Images that could not be read and were left out.
         schema: Version of this layout.
     """
@@ -109,22 +176,27 @@ class RunResult:
     environment: Environment
     rates: dict[str, RateResult] = field(default_factory=dict)
     values: dict[str, float] = field(default_factory=dict)
+    history: tuple[EpochResult, ...] = ()
     unreadable: tuple[str, ...] = ()
     schema: int = SCHEMA
 
 
-def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write a text file so that a reader sees the old content or the new, never a part.
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Write a file so that a reader sees the old content or the new, never a part.
 
     Args:
         path: File to write; its folder must exist.
-        text: New content.
+
+    Yields:
+        A file that takes the place of ``path`` once everything in it has reached the disk; after an
+        error the old one stays.
     """
     path = Path(path)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).chmod(0o644)
@@ -132,6 +204,23 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+    if os.name == "posix":  # elsewhere a folder cannot be opened
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # the new name is an entry of the folder, with a life of its own
+        finally:
+            os.close(folder)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a text file, whole or not at all.
+
+    Args:
+        path: File to write; its folder must exist.
+        text: New content.
+    """
+    with replacing(path) as file:
+        file.write(text.encode())
 
 
 def save_result(result: RunResult, path: str | os.PathLike[str]) -> None:
@@ -156,7 +245,10 @@ def load_result(path: str | os.PathLike[str]) -> RunResult:
     Raises:
         ValueError: If the file is not such a result, or a newer version of the layout wrote it.
     """
-    data = json.loads(Path(path).read_text(encoding="utf-8"))
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError:
+        data = None
     if not isinstance(data, dict) or not isinstance(data.get("schema"), int):
         raise ValueError(
             f"load_result: the file must hold a result of this project, got {path}; "
@@ -170,6 +262,7 @@ def load_result(path: str | os.PathLike[str]) -> RunResult:
     try:
         data["environment"] = Environment(**data["environment"])
         data["rates"] = {name: RateResult(**rate) for name, rate in data["rates"].items()}
+        data["history"] = tuple(EpochResult.from_dict(epoch) for epoch in data["history"])
         data["unreadable"] = tuple(data["unreadable"])
         return RunResult(**data)
     except (AttributeError, KeyError, TypeError) as error:

@@ -6,6 +6,9 @@ import dataclasses
 from dataclasses import dataclass
 
 from torch import Tensor
+from torch.utils.data import Dataset
+
+from shiftproof.data.plan import Batch
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,3 +43,13 @@ class Examples:
             labels=self.labels.pin_memory(),
             indices=self.indices.pin_memory(),
         )
+
+
+class ImageDataset(Dataset[Examples]):
+    """A data set that answers a whole batch at once: ``dataset[batch]`` gives ``Examples``."""
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def __getitem__(self, batch: Batch) -> Examples:
+        raise NotImplementedError

@@ -9,9 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from shiftproof.data.examples import Examples
+from shiftproof.data.examples import Examples, ImageDataset
 from shiftproof.data.folders import list_classes, list_images, read_image
 from shiftproof.data.plan import Batch, mix_seed
 from shiftproof.data.transforms import BatchTransform
@@ -21,7 +20,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-class ImageFiles(Dataset[Examples]):
+class ImageFiles(ImageDataset):
     """Image files in one folder per class; ``dataset[batch]`` decodes and transforms a batch.
 
     A file that cannot be read is left out of its batch and named in ``Examples.unreadable``.

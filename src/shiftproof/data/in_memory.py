@@ -8,9 +8,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from shiftproof.data.examples import Examples
+from shiftproof.data.examples import Examples, ImageDataset
 from shiftproof.data.plan import Batch
 from shiftproof.data.transforms import BatchTransform, Normalize
 
@@ -18,7 +17,7 @@ _TO_UNIT_INTERVAL = Normalize()
 
 
 @dataclass(frozen=True, eq=False)
-class ImageTensors(Dataset[Examples]):
+class ImageTensors(ImageDataset):
     """Images in one tensor; ``dataset[batch]`` transforms a whole batch at once.
 
     Attributes:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from shiftproof.extras import require
+from shiftproof.results import replacing
 
 _SUFFIXES = (".safetensors", ".pt", ".pth", ".tar", ".bin")
 
@@ -60,7 +61,12 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 def _load(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     """Load a state_dict strictly, or change nothing and name what does not fit."""
     expected = model.state_dict()
-    problems = [f"missing {name}" for name in expected if name not in state]
+    # Torchvision's first weights are older than batch norm's counter of batches.
+    problems = [
+        f"missing {name}"
+        for name in expected
+        if name not in state and not name.endswith(".num_batches_tracked")
+    ]
     problems += [f"unexpected {name}" for name in state if name not in expected]
     problems += [
         f"{name} is {tuple(state[name].shape)}, not {tuple(value.shape)}"
@@ -73,7 +79,8 @@ def _load(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
             f"load_weights: the weights must fit the network name for name, got {shown} in "
             f"{source}; build the network they were trained in, with the same num_classes"
         )
-    model.load_state_dict(state, strict=True)
+    # Without the version that a state_dict may carry, torch too forgives a missing counter.
+    model.load_state_dict(dict(state), strict=True)
 
 
 def load_weights(
@@ -115,6 +122,21 @@ def load_weights(
             "pass the path of a file that you have"
         ) from error
     _load(model, state, name)
+
+
+def save_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Write a network's state_dict, whole or not at all.
+
+    Args:
+        model: The network.
+        path: File to write, as safetensors if it ends in ``.safetensors``, else by ``torch.save``.
+    """
+    state = {name: value.contiguous() for name, value in model.state_dict().items()}
+    with replacing(path) as file:
+        if Path(path).suffix == ".safetensors":
+            file.write(require("safetensors.torch", extra="train").save(state))
+        else:
+            torch.save(state, file)
 
 
 _FIXED_KERNEL = re.compile(r"(^|\.)filt$")

@@ -101,6 +101,10 @@ class _Read(torch.autograd.Function):
         (positions,) = ctx.saved_tensors
         return write_lattice(grad, positions, ctx.sizes), None, None
 
+
+class _ForwardRead(_Read):
+    """The same with forward-mode derivatives, which the compiler refuses to trace."""
+
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
         (positions,) = ctx.saved_tensors
@@ -128,6 +132,10 @@ class _Write(torch.autograd.Function):
         (positions,) = ctx.saved_tensors
         return read_lattice(grad, positions, ctx.counts), None, None
 
+
+class _ForwardWrite(_Write):
+    """The same with forward-mode derivatives, which the compiler refuses to trace."""
+
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
         (positions,) = ctx.saved_tensors
@@ -145,7 +153,8 @@ def read_lattice(x: Tensor, positions: Tensor, counts: Sequence[int]) -> Tensor:
     Returns:
         The values, ``(N, C, *counts)``.
     """
-    return cast(Tensor, _Read.apply(x, positions, tuple(counts)))
+    function = _Read if torch.compiler.is_compiling() else _ForwardRead
+    return cast(Tensor, function.apply(x, positions, tuple(counts)))
 
 
 def write_lattice(y: Tensor, positions: Tensor, sizes: Sequence[int]) -> Tensor:
@@ -159,4 +168,5 @@ def write_lattice(y: Tensor, positions: Tensor, sizes: Sequence[int]) -> Tensor:
     Returns:
         The map, ``(N, C, *sizes)``.
     """
-    return cast(Tensor, _Write.apply(y, positions, tuple(sizes)))
+    function = _Write if torch.compiler.is_compiling() else _ForwardWrite
+    return cast(Tensor, function.apply(y, positions, tuple(sizes)))

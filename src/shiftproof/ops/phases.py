@@ -27,7 +27,7 @@ def per_axis(operation: str, stride: int | Sequence[int], num_dims: int) -> tupl
         ValueError: If there is not one stride per axis, or one is below 1.
         TypeError: If a stride is not an integer.
     """
-    strides = (stride,) * num_dims if isinstance(stride, int) else tuple(stride)
+    strides = tuple(stride) if isinstance(stride, Sequence) else (stride,) * num_dims
     if not all(isinstance(value, int) for value in strides):
         raise TypeError(f"{operation}: stride must be made of integers, got {stride!r}; round it")
     if len(strides) != num_dims or min(strides) < 1:

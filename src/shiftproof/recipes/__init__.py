@@ -1,0 +1,1 @@
+"""The experiments: functions that return complete configurations, and run them."""

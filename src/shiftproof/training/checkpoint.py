@@ -1,23 +1,22 @@
 """Checkpoints: written whole or not at all, and read without running code from the file."""
 
-import contextlib
 import importlib.metadata
 import os
 import pickle
 import random
 import shutil
 import sys
-import tempfile
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from shiftproof.extras import require
+from shiftproof.results import replacing
 
 SCHEMA = 1
 """Version of the layout; readers refuse a newer one."""
@@ -54,28 +53,6 @@ def _check_safe(value: object, path: str) -> None:
         _check_safe(item, f"{path}.{name}")
 
 
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """Open a file that takes the place of ``path`` once everything has reached the disk."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    if os.name == "posix":  # elsewhere a folder cannot be opened
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # the new name is an entry of the folder, with a life of its own
-        finally:
-            os.close(folder)
-
-
 def save_checkpoint(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
     """Write a checkpoint so that a reader finds the old one or the new one, never a part.
 
@@ -103,7 +80,7 @@ def save_checkpoint(path: str | os.PathLike[str], state: Mapping[str, Any]) -> N
         "shiftproof": importlib.metadata.version("shiftproof"),
         "torch": str(torch.__version__),
     }
-    with _replacing(Path(path)) as file:
+    with replacing(path) as file:
         torch.save({"schema": SCHEMA, "versions": versions, **state}, file)
 
 
@@ -166,7 +143,7 @@ def copy_checkpoint(source: str | os.PathLike[str], target: str | os.PathLike[st
         source: Checkpoint to copy.
         target: File to write, replaced whole; its folder must exist.
     """
-    with Path(source).open("rb") as original, _replacing(Path(target)) as file:
+    with Path(source).open("rb") as original, replacing(target) as file:
         shutil.copyfileobj(original, file)
 
 

@@ -126,16 +126,6 @@ def test_other_numbers_of_dimensions(name, num_dims):
     assert len({view.shape for view in views}) == 1
 
 
-@pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-@pytest.mark.parametrize("name", sorted(PROTOCOLS))
-def test_same_shifts_on_cuda(name):
-    images = torch.rand(4, 3, 40, 48)
-    expected = PROTOCOLS[name].views(images, generator())
-    actual = PROTOCOLS[name].views(images.cuda(), generator())
-    assert all(torch.equal(a.cpu(), e) for a, e in zip(actual, expected, strict=True))
-
-
 def test_protocol_by_name():
     assert protocol("crop") is PROTOCOLS["crop"]
     assert protocol("crop", margin=32) is PROTOCOLS["crop"]

@@ -16,10 +16,10 @@ def counts(draw):
 
 @pytest.mark.parametrize(
     ("successes", "n", "low", "high"),
-    [  # R: prop.test(successes, n, correct = FALSE)
+    [
         (0, 10, 0.0, 0.2775328),
         (5, 10, 0.2365931, 0.7634069),
-        (81, 263, 0.2553, 0.3662),  # Newcombe 1998, table I
+        (81, 263, 0.2553, 0.3662),
         (10, 10, 0.7224672, 1.0),
     ],
 )

@@ -1,0 +1,28 @@
+"""What every command line does around its work: errors in one line, and an exit status."""
+
+import os
+import sys
+from collections.abc import Callable
+
+
+def run_command(function: Callable[[], int]) -> int:
+    """Run a command; what a user can mend becomes one line and status 1.
+
+    Args:
+        function: The command; returns its exit status.
+
+    Returns:
+        The exit status.  With ``SHIFTPROOF_TRACEBACK=1`` in the environment, errors are raised
+        instead, with their trace.
+    """
+    try:
+        return function()
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        return 130
+    except (ValueError, RuntimeError, OSError) as error:
+        if os.environ.get("SHIFTPROOF_TRACEBACK") == "1":
+            raise
+        text = " ".join(str(error).split()) or type(error).__name__
+        print(f"error: {text}", file=sys.stderr)
+        return 1

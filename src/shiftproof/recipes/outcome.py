@@ -1,0 +1,134 @@
+"""What every experiment needs around its training: a seeded network, and its result file."""
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from shiftproof.results import Environment, EpochResult, RateResult, RunResult
+from shiftproof.training import ModelConfig
+from shiftproof.training.config import describe
+from shiftproof.training.distributed import Process, in_group
+
+STOPPED = 143
+"""Exit status of a run that a signal stopped and that can be resumed: 128 + SIGTERM."""
+
+
+def agree_on_seed(seed: int) -> int:
+    """Take the seed of the first process, where each may have drawn its own.
+
+    Args:
+        seed: The seed of this process.
+
+    Returns:
+        The common seed.
+    """
+    seeds = [seed]
+    if in_group():
+        dist.broadcast_object_list(seeds, src=0)
+    return seeds[0]
+
+
+def build_seeded(model: ModelConfig, seed: int) -> nn.Module:
+    """Build a network whose initial weights follow from the seed.
+
+    Args:
+        model: Which network.
+        seed: The seed.
+
+    Returns:
+        The network, on the CPU.
+
+    Raises:
+        ValueError: If the name or an option is unknown.
+    """
+    torch.manual_seed(seed)
+    return model.build()
+
+
+def check_size(model: nn.Module, size: int) -> None:
+    """Refuse an image size that a shift-invariant network cannot keep its promise for.
+
+    Args:
+        model: A network of the zoo.
+        size: Height and width of its input.
+
+    Raises:
+        ValueError: If the network chooses phases and the size is not a multiple of its stride.
+    """
+    stride = int(getattr(model, "total_stride", 1))
+    if getattr(model, "needs_multiples", False) and size % stride:
+        below, above = size // stride * stride, -(-size // stride) * stride
+        near = f"{below} or {above}" if below else f"{above}"
+        raise ValueError(
+            f"image size: height and width must be multiples of the network's total stride "
+            f"{stride}, got {size}; use {near}"
+        )
+
+
+def device_name(device: torch.device) -> str:
+    """Name of a device as a reader of results knows it.
+
+    Args:
+        device: The device.
+
+    Returns:
+        ``"cpu"`` or the name of the GPU.
+    """
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def make_result(
+    config: object,
+    model_name: str,
+    model: nn.Module,
+    process: Process,
+    *,
+    history: list[EpochResult],
+    rates: dict[str, RateResult],
+    values: dict[str, float],
+    unreadable: tuple[str, ...],
+) -> RunResult:
+    """Gather what a run found.
+
+    Args:
+        config: The complete configuration, a dataclass.
+        model_name: Registered name of the network.
+        model: The network.
+        process: This process.
+        history: Results of the epochs.
+        rates: Final measurements by name.
+        values: Other numbers by name.
+        unreadable: Broken files.
+
+    Returns:
+        The result.
+    """
+    return RunResult(
+        model=model_name,
+        num_parameters=sum(parameter.numel() for parameter in model.parameters()),
+        epochs=len(history),
+        config=describe(config),
+        environment=Environment.collect(device_name(process.device), torch.get_num_threads()),
+        rates=rates,
+        values=values,
+        history=tuple(history),
+        unreadable=unreadable,
+    )
+
+
+def show_rate(rate: RateResult) -> str:
+    """One measurement as a reader needs it: with its number of images and interval.
+
+    Args:
+        rate: The measurement.
+
+    Returns:
+        For instance ``"99.10 % (n=10000, 95 % interval 98.90 to 99.27)"``.
+    """
+    text = (
+        f"{rate.percent:.2f} % (n={rate.n}, 95 % interval {100 * rate.low:.2f} to "
+        f"{100 * rate.high:.2f}"
+    )
+    if rate.batch_mean is not None:
+        text += f"; mean of batch means {100 * rate.batch_mean:.2f}"
+    return text + ")"

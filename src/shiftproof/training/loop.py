@@ -1,0 +1,398 @@
+"""The training loop: one network, one process or many, resumable after any step."""
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from shiftproof.data.examples import ImageDataset
+from shiftproof.data.loading import make_loader
+from shiftproof.data.plan import Batch, TrainPlan
+from shiftproof.metrics import topk_correct
+from shiftproof.results import EpochResult
+from shiftproof.training.checkpoint import (
+    copy_checkpoint,
+    load_checkpoint,
+    restore_rng_state,
+    rng_state,
+    save_checkpoint,
+)
+from shiftproof.training.config import RunFiles, TrainConfig, describe
+from shiftproof.training.distributed import (
+    Process,
+    any_true,
+    barrier,
+    broadcast_buffers,
+    in_group,
+)
+from shiftproof.training.evaluation import Evaluation, evaluate, to_device
+from shiftproof.training.interrupt import GracefulStop
+from shiftproof.training.journal import Journal
+from shiftproof.training.precision import autocast
+from shiftproof.training.unreadable import Unreadable
+
+
+@dataclass
+class Progress:
+    """How far a run has come: everything but weights and momentum that it takes to go on.
+
+    Attributes:
+        epoch: Epoch in progress, from 0.
+        step: Optimiser steps done in it; all of them if only its validation is missing.
+        sums: Over the images of this epoch so far: loss, correct ones and number; ``(3,)`` float64.
+        seconds: Spent training in this epoch so far.
+        history: Results of the finished epochs.
+    """
+
+    epoch: int
+    step: int
+    sums: Tensor
+    seconds: float
+    history: list[EpochResult]
+
+    @classmethod
+    def start(cls, epoch: int = 0) -> "Progress":
+        """Stand at the start of an epoch.
+
+        Args:
+            epoch: The epoch.
+
+        Returns:
+            Progress with nothing done.
+        """
+        return cls(epoch, 0, torch.zeros(3, dtype=torch.float64), 0.0, [])
+
+    @property
+    def best(self) -> float:
+        """Best validation accuracy so far."""
+        return max((result.val_rates["top-1"].value for result in self.history), default=-1.0)
+
+
+class Trainer:
+    """Trains a network and keeps its checkpoints.
+
+    Args:
+        config: How to train.
+        model: The network, on any device.
+        train_data: Images to train on.
+        val_data: Images to validate on after each epoch.
+        process: This process among those that train together.
+        files: Where checkpoints go; the folder must exist.
+        journal: Where progress is told.
+        workers: Processes that load images, per training process.
+        pin_memory: Whether batches for a GPU go through page-locked memory.
+        processes_per_node: Processes that share ``config.batch_size``.
+        on_epoch: Called on the main process with all results so far, after each epoch and when
+            resuming.
+
+    Attributes:
+        progress: How far the run has come.
+        unreadable: Broken files met so far.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        model: nn.Module,
+        train_data: ImageDataset,
+        val_data: ImageDataset,
+        *,
+        process: Process,
+        files: RunFiles,
+        journal: Journal,
+        workers: int = 0,
+        pin_memory: bool = True,
+        processes_per_node: int = 1,
+        on_epoch: Callable[[list[EpochResult]], None] = lambda history: None,
+    ) -> None:
+        self.config = config
+        self.process = process
+        self.files = files
+        self.journal = journal
+        self.workers = workers
+        self.pin_memory = pin_memory
+        self.on_epoch = on_epoch
+        self.train_data = train_data
+        self.val_data = val_data
+        self.batch_size = config.per_process(processes_per_node)
+        self.plan = TrainPlan(
+            len(train_data),
+            self.batch_size,
+            seed=config.seed,
+            rank=process.rank,
+            world_size=process.world_size,
+            accumulate=config.accumulate,
+        )
+        memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
+        self.model = model.to(process.device).to(memory_format=memory_format)
+        self.optimizer = torch.optim.SGD(
+            self.model.parameters(),
+            lr=config.lr,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+        )
+        if config.compile:
+            self.model.compile()
+        self.wrapped: nn.Module = self.model
+        if in_group():
+            # The running statistics of rank 0 are what is evaluated and saved; sending them at
+            # every step would change nothing but the time.
+            self.wrapped = DistributedDataParallel(self.model, broadcast_buffers=False)
+        self.progress = Progress.start()
+        self.unreadable = Unreadable(len(train_data) + len(val_data))
+
+    def fit(self, resume: Path | None = None, start_epoch: int = 0) -> bool:
+        """Train until the last epoch, or until SIGTERM or Ctrl-C asks to stop.
+
+        Args:
+            resume: Checkpoint to go on from; its weights, momentum and progress are taken over.
+            start_epoch: First epoch, where nothing is resumed.
+
+        Returns:
+            True if the last epoch was reached, False if the run was stopped and saved.
+
+        Raises:
+            RuntimeError: If the loss is not finite, the checkpoint cannot be read, or too many
+                images are broken.
+            ValueError: If the checkpoint is of another run.
+        """
+        self.progress = Progress.start(start_epoch)
+        if resume is not None:
+            self._load(resume)
+        loader = make_loader(
+            self.train_data,
+            self.plan,
+            workers=self.workers,
+            device=self.process.device,
+            pin_memory=self.pin_memory,
+        )
+        with GracefulStop() as stop:
+            while self.progress.epoch < self.config.epochs:
+                if not self._train_epoch(loader, stop):
+                    return self._stopped(stop)
+                measured = self._validate(stop)
+                if measured is None:
+                    return self._stopped(stop)
+                self._finish_epoch(measured)
+        return True
+
+    def _train_epoch(self, loader: Any, stop: GracefulStop) -> bool:
+        """Train to the end of the epoch; False if a signal asked to stop before."""
+        config, progress = self.config, self.progress
+        lr = config.schedule.lr(config.lr, progress.epoch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.model.train()
+        steps = self.plan.steps_per_epoch
+        if progress.step == steps:
+            return True
+        self.plan.set_epoch(progress.epoch, progress.step)
+        batches = zip(self.plan, loader, strict=True)
+        title = f"epoch {progress.epoch + 1}/{config.epochs}"
+        with self.journal.progress(steps, title, done=progress.step) as advance:
+            while progress.step < steps:
+                start = time.perf_counter()
+                micro = [next(batches) for _ in range(config.accumulate)]
+                loss = self._step(micro, lr)
+                progress.step += 1
+                progress.seconds += time.perf_counter() - start
+                advance(f"loss {loss:.4f}  lr {lr:g}")
+                self.journal.scalars(
+                    "step",
+                    progress.epoch,
+                    progress.epoch * steps + progress.step,
+                    {"loss": loss, "lr": lr},
+                )
+                if any_true(stop.requested):
+                    return False
+        # Ends the workers' epoch: the loader would otherwise keep its last batch waiting.
+        next(batches, None)
+        return True
+
+    def _step(self, micro: list[tuple[Batch, Any]], lr: float) -> float:
+        """One optimiser step over the micro-batches of this process; returns their mean loss."""
+        device = self.process.device
+        self.optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros(3, dtype=torch.float64, device=device)
+        for number, (batch, examples) in enumerate(micro):
+            self.unreadable.note(examples.unreadable)
+            if not len(examples):
+                raise RuntimeError(
+                    "train: each batch must hold a readable image, got none in "
+                    f"{', '.join(examples.unreadable[:3])}; replace or delete these files"
+                )
+            # Whatever a network draws, it draws the same when the run is resumed.
+            torch.manual_seed(batch.seed)
+            images = to_device(examples.images, device, self.config.channels_last)
+            labels = examples.labels.to(device, non_blocking=True)
+            with contextlib.ExitStack() as stack:
+                if isinstance(self.wrapped, DistributedDataParallel) and number + 1 < len(micro):
+                    stack.enter_context(self.wrapped.no_sync())
+                with autocast(device, self.config.amp):
+                    logits = self.wrapped(images)
+                loss = F.cross_entropy(logits.float(), labels, reduction="sum")
+                # Processes average their gradients; the step is the mean over all its images.
+                torch.autograd.backward(loss * (self.process.world_size / batch.step_size))
+            correct = topk_correct(logits.detach(), labels, 1).sum()
+            count = torch.tensor(len(labels), device=device)
+            total += torch.stack([loss.detach().double(), correct.double(), count.double()])
+        sums = total.cpu()
+        mean = float(sums[0] / sums[2])
+        if any_true(not bool(sums[0].isfinite())):
+            raise self._not_finite(f"the loss is {mean}", lr)
+        self.optimizer.step()
+        self.progress.sums += sums
+        return mean
+
+    def _not_finite(self, what: str, lr: float) -> RuntimeError:
+        step = self.progress.epoch * self.plan.steps_per_epoch + self.progress.step
+        return RuntimeError(
+            f"train: loss and weights must stay finite, got step {step + 1} (epoch "
+            f"{self.progress.epoch + 1}) at learning rate {lr:g}, where {what}; lower the learning "
+            f"rate and resume from {self.files.path(self.files.last)}"
+        )
+
+    def _validate(self, stop: GracefulStop) -> Evaluation | None:
+        broadcast_buffers(self.model)
+        return evaluate(
+            self.model,
+            self.val_data,
+            process=self.process,
+            batch_size=self.batch_size,
+            seed=self.config.seed,
+            consistency=self.config.consistency,
+            workers=self.workers,
+            pin_memory=self.pin_memory,
+            channels_last=self.config.channels_last,
+            journal=self.journal,
+            unreadable=self.unreadable,
+            should_stop=lambda: stop.requested,
+        )
+
+    def _summed(self) -> Tensor:
+        """The sums of this epoch over all processes."""
+        sums = self.progress.sums.to(self.process.device)
+        if in_group():
+            dist.all_reduce(sums)
+        return sums.cpu()
+
+    def _finish_epoch(self, measured: Evaluation) -> None:
+        progress = self.progress
+        loss, correct, count = self._summed().tolist()
+        lr = self.config.schedule.lr(self.config.lr, progress.epoch)
+        best_before = progress.best
+        result = EpochResult(
+            epoch=progress.epoch,
+            lr=lr,
+            seconds=progress.seconds,
+            images_per_second=count / max(progress.seconds, 1e-9),
+            train_loss=loss / max(count, 1),
+            train_top1=correct / max(count, 1),
+            val_loss=measured.loss,
+            val_rates=measured.rates,
+        )
+        finished = progress.epoch
+        step = (finished + 1) * self.plan.steps_per_epoch
+        values = {"train loss": result.train_loss, "val loss": result.val_loss}
+        values |= {f"val {name}": rate.value for name, rate in result.val_rates.items()}
+        self.journal.scalars("epoch", finished, step, values)
+        self.progress = Progress.start(finished + 1)
+        self.progress.history = [*progress.history, result]
+        self._save()
+        if self.process.is_main:
+            last = self.files.path(self.files.last)
+            if result.val_rates["top-1"].value > best_before:
+                copy_checkpoint(last, self.files.path(self.files.best))
+            if self.files.numbered and finished % self.files.numbered_every == 0:
+                copy_checkpoint(last, self.files.path(self.files.numbered.format(epoch=finished)))
+            shown = [f"train loss {result.train_loss:.4f} top-1 {100 * result.train_top1:.2f} %"]
+            shown += [f"val loss {result.val_loss:.4f}"]
+            shown += [f"{name} {rate.percent:.2f} %" for name, rate in result.val_rates.items()]
+            shown += [f"{result.seconds:.1f} s", f"{result.images_per_second:.0f} images/s"]
+            self.journal.line(f"epoch {finished + 1}/{self.config.epochs}: {', '.join(shown)}")
+            self.on_epoch(self.progress.history)
+
+    def _stopped(self, stop: GracefulStop) -> bool:
+        self._save()
+        self.journal.line(
+            f"stopped by {stop.signal_name or 'a signal to another process'} in epoch "
+            f"{self.progress.epoch + 1} after step {self.progress.step} of "
+            f"{self.plan.steps_per_epoch}; resume from {self.files.path(self.files.last)}"
+        )
+        return False
+
+    def _save(self) -> None:
+        """Write the last checkpoint on the main process; the others wait."""
+        progress = self.progress
+        broadcast_buffers(self.model)
+        sums = self._summed()
+        finite = all(bool(value.isfinite().all()) for value in self.model.parameters())
+        if not finite:
+            raise self._not_finite("a weight is not finite", self.config.lr)
+        if self.process.is_main:
+            save_checkpoint(
+                self.files.path(self.files.last),
+                {
+                    "config": describe(self.config),
+                    "model": dict(self.model.state_dict()),
+                    "optimizer": self.optimizer.state_dict(),
+                    "epoch": progress.epoch,
+                    "step": progress.step,
+                    "sums": sums,
+                    "seconds": progress.seconds,
+                    "history": [dataclasses.asdict(result) for result in progress.history],
+                    "plan": self._plan_key(),
+                    "journal": self.journal.position(),
+                    "rng": rng_state(),
+                },
+            )
+        barrier()
+
+    def _plan_key(self) -> dict[str, int]:
+        """What must be the same for a resumed run to see the same batches."""
+        plan = self.plan
+        return {
+            "training images": plan.num_samples,
+            "images per batch": plan.batch_size,
+            "batches per step": plan.batches_per_step,
+            "seed": plan.seed,
+        }
+
+    def _load(self, path: Path) -> None:
+        data = load_checkpoint(path)
+        for key in ("model", "optimizer", "epoch", "step", "plan"):
+            if key not in data:
+                raise ValueError(
+                    f"train: a run must resume from its own checkpoint, got {path} without {key}; "
+                    "load weights alone as weights"
+                )
+        ours, theirs = self._plan_key(), data["plan"]
+        name = data["config"]["model"]["name"]
+        changed = [
+            f"{key} {theirs[key]}, now {ours[key]}" for key in ours if ours[key] != theirs[key]
+        ]
+        if name != self.config.model.name:
+            changed.insert(0, f"model {name}, now {self.config.model.name}")
+        if changed:
+            raise ValueError(
+                f"train: a run must be resumed as it was started, got {'; '.join(changed)} in "
+                f"{path}; use the same model, seed, batch size and number of processes"
+            )
+        self.model.load_state_dict(data["model"])
+        self.optimizer.load_state_dict(data["optimizer"])
+        history = [EpochResult.from_dict(result) for result in data["history"]]
+        # The sums are over all processes, so one of them takes them over.
+        sums = data["sums"] if self.process.is_main else torch.zeros_like(data["sums"])
+        self.progress = Progress(data["epoch"], data["step"], sums, data["seconds"], history)
+        restore_rng_state(data["rng"])
+        if self.process.is_main:
+            self.on_epoch(history)
