@@ -122,16 +122,31 @@ def lowpass_gradient(grad, kernel, padding_mode, stride, sizes):
     return gradient
 
 
-def pad(x, before, after, padding_mode):
-    sizes = x.shape[2:]
-    padded = np.zeros(
-        (*x.shape[:2], *(b + size + a for b, size, a in zip(before, sizes, after, strict=True)))
-    )
-    for position in itertools.product(*map(range, padded.shape[2:])):
+def _copies(sizes, before, after, padding_mode):
+    """Padded pixel and the pixel it shows, of every one that is not zero."""
+    lengths = [b + size + a for b, size, a in zip(before, sizes, after, strict=True)]
+    for position in itertools.product(*map(range, lengths)):
         pixel = [
             source(p - b, size, padding_mode)
             for p, b, size in zip(position, before, sizes, strict=True)
         ]
         if None not in pixel:
-            padded[(..., *position)] = x[(..., *pixel)]
+            yield position, tuple(pixel)
+
+
+def pad(x, before, after, padding_mode):
+    sizes = x.shape[2:]
+    lengths = [b + size + a for b, size, a in zip(before, sizes, after, strict=True)]
+    padded = np.zeros((*x.shape[:2], *lengths))
+    for position, pixel in _copies(sizes, before, after, padding_mode):
+        padded[(..., *position)] = x[(..., *pixel)]
     return padded
+
+
+def pad_gradient(grad, before, after, padding_mode):
+    lengths = grad.shape[2:]
+    sizes = [length - b - a for length, b, a in zip(lengths, before, after, strict=True)]
+    gradient = np.zeros((*grad.shape[:2], *sizes))
+    for position, pixel in _copies(sizes, before, after, padding_mode):
+        gradient[(..., *pixel)] += grad[(..., *position)]
+    return gradient

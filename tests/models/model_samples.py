@@ -1,5 +1,7 @@
 """Networks and images that the tests of the zoo share."""
 
+import functools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,7 +14,23 @@ TRUNKS = ("cifar_resnet20", "cifar_resnet50", "resnet18", "resnet50")
 
 PLACEMENTS = ("", "_lpf1", "_lpf3", "_lpf7", "_aps1", "_aps3", "_aps7", "_pa")
 
-ORDINARY = frozenset(trunk + placement for trunk in TRUNKS for placement in PLACEMENTS)
+ORDINARY = frozenset(
+    trunk + placement
+    for trunk in TRUNKS
+    for placement in PLACEMENTS
+    if trunk != "resnet50" or placement in ("", "_lpf3", "_aps3", "_pa")
+)
+
+# Differences of logits, in units of their standard deviation over images.
+ROUNDING = 1e-4
+"""Sums taken in another order: by the average pool of a shifted map, by a kernel for another memory
+format, by a filter and a stride in one pass; at most 3e-5 was seen."""
+
+ROUNDING_FLOAT64 = 1e-10
+"""The same in float64; at most 1e-13 was seen."""
+
+DIFFERENT = 1e-3
+"""Other pixels were kept; the least that was seen is 3e-2."""
 
 ZOO = [
     pytest.param(name, marks=() if name in ORDINARY else pytest.mark.slow) for name in list_models()
@@ -31,25 +49,26 @@ def noise(batch, channels, height, width=None, seed=0):
     return torch.randn(batch, channels, height, width or height, generator=source)
 
 
-def photographs(height, width):
-    """Eight views of two photographs, shrunk, in the value range that networks are fed with."""
-    views = [
-        torch.tensor(photograph[row : row + 200, column : column + 300])
+@functools.cache
+def views():
+    """Four views of two photographs, ``(4, 3, 427, 300)``, with pixels in [0, 1]."""
+    cut = [
+        torch.tensor(photograph[:, column : column + 300])
         for photograph in load_sample_images().images
-        for row in (0, 220)
         for column in (0, 320)
     ]
-    pixels = torch.stack(views).movedim(-1, 1).float() / 255
-    return (F.interpolate(pixels, (height, width), mode="area") - 0.45) / 0.225
+    return torch.stack(cut).movedim(-1, 1).float() / 255
 
 
-def random_shifts(count, batch, seed=0):
-    """One shift per image, ``(count, batch, 2)``, of up to a few times the size."""
-    source = torch.Generator().manual_seed(seed)
-    return torch.randint(-200, 200, (count, batch, 2), generator=source)
+def photographs(model):
+    """Normalised photographs, small, but so that the last map that is downsampled is 4 x 4.
+
+    A filter on two pixels that wrap around makes them equal, and the choice of a phase a tie.
+    """
+    size = (64, 64) if model.total_stride == 32 else (16, 24)
+    return (F.interpolate(views(), size, mode="area") - 0.45) / 0.225
 
 
 def relative_difference(actual, expected):
     """Largest difference of logits in units of their standard deviation over images."""
-    deviation = expected.std(0).mean()
-    return ((actual - expected).abs().max() / deviation).item()
+    return ((actual - expected).abs().max() / expected.std(0).mean()).item()

@@ -1,5 +1,3 @@
-import re
-
 import pytest
 from model_samples import build
 from torch import nn
@@ -46,9 +44,9 @@ def test_unknown_name_lists_the_nearest(name, nearest):
         create_model(name)
 
 
-@pytest.mark.parametrize("name", ["vgg", "", "resnet18_aps3 "[::-1] + "?" * 30])
+@pytest.mark.parametrize("name", ["vgg", ""])
 def test_unknown_name_without_a_near_one(name):
-    message = f"got {re.escape(repr(name))}; list_models\\(\\) names them"
+    message = f"got {name!r}; list_models\\(\\) names them"
     with pytest.raises(ValueError, match=message):
         create_model(name)
 
@@ -89,9 +87,7 @@ def test_a_name_is_registered_once():
 @pytest.mark.parametrize("selector", [None, LargestNorm(1)], ids=["default", "given"])
 def test_layers_do_not_share_selectors(name, selector):
     model = build(name, selector=selector)
-    selectors = [
-        module.selector for module in model.modules() if isinstance(module, SelectPhase2d)
-    ]
+    selectors = [module.selector for module in model.modules() if isinstance(module, SelectPhase2d)]
     assert len(selectors) == (5 if name.startswith("resnet") else 2)
     assert len({id(module) for module in [*selectors, selector]}) == len(selectors) + 1
     assert {module.order for module in selectors} == {1 if selector else 2}

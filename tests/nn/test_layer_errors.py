@@ -49,11 +49,11 @@ def test_a_padding_mode_is_known(layer, arguments):
         nn.LowPass2d(3),
         nn.BlurPool2d(),
     ],
-    ids=repr,
+    ids=lambda layer: type(layer).__name__,
 )
 def test_a_layer_takes_maps_of_its_own_number_of_axes(layer):
     for sizes in [(4,), (4, 4, 4)]:
-        with pytest.raises(ValueError, match="must (be|have) one"):
+        with pytest.raises(ValueError, match=r"must (be|have) one"):
             layer(torch.zeros(1, 1, *sizes))
 
 
@@ -70,10 +70,8 @@ def test_upsampling_takes_maps_of_its_own_number_of_axes_and_integer_phases():
 @pytest.mark.parametrize(
     "layer",
     [nn.SelectPhase2d(2), nn.PolyphaseDownsample2d(2), nn.AlignPhase2d(2)],
-    ids=repr,
+    ids=lambda layer: type(layer).__name__,
 )
 def test_a_stride_must_divide_the_map(layer):
-    with pytest.raises(
-        ValueError, match="each spatial size must be a multiple of stride=2, got 7x7"
-    ):
+    with pytest.raises(ValueError, match="must be a multiple of stride=2, got 7x7"):
         layer(torch.zeros(1, 1, 7, 7))

@@ -18,7 +18,7 @@ LAYERS = [
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # by forward mode itself
-@pytest.mark.parametrize("layer", LAYERS, ids=repr)
+@pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: type(layer).__name__)
 def test_derivatives_agree_with_differences(layer):
     x = distinct_map(2, 2, 4, 4).requires_grad_()
     assert gradcheck(layer, x, check_forward_ad=True, fast_mode=True)

@@ -21,7 +21,7 @@ LAYERS = [
 CHOOSING = [nn.PolyphaseDownsample2d(2, lowpass=nn.LowPass2d(3)), nn.AlignPhase2d(2)]
 
 
-@pytest.mark.parametrize(("layer", "operations"), LAYERS, ids=lambda value: repr(value)[:40])
+@pytest.mark.parametrize(("layer", "operations"), LAYERS, ids=lambda value: type(value).__name__)
 def test_a_traced_layer_is_its_operations(layer, operations):
     traced = torch.fx.symbolic_trace(torch.nn.Sequential(layer))
     calls = [node.target for node in traced.graph.nodes if node.op == "call_function"]

@@ -78,9 +78,9 @@ def test_alignment_moves_by_multiples_of_the_stride(case, selector):
 def test_pooling_behind_an_alignment_moves_with_the_map(kernel_size, dtype):
     pool = nn.MaxPool2d(kernel_size, 2, ((kernel_size - 1) // 2, kernel_size // 2))
     network = torch.nn.Sequential(nn.AlignPhase2d(2), pool)
-    x = random_map(2, 3, 6, 10, dtype=dtype)
+    x = random_map(1, 3, 6, 10, dtype=dtype)
     for shift in [(1, 0), (0, 1), (3, -5)]:
-        assert is_circular_shift(network(ops.circular_shift(x, shift))[:1], network(x)[:1])
+        assert is_circular_shift(network(ops.circular_shift(x, shift)), network(x))
 
 
 def strided_convolution(padding_mode):

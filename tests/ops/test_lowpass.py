@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 import reference
 from maps import DTYPES, cases, distinct_map, laid_out, random_map, whole_map
 from shiftproof import ops
-from shiftproof.ops.lowpass import PADDING_MODES
+from shiftproof.ops.padding import PADDING_MODES
 
 SIZES = {1: (7,), 2: (4, 5), 3: (2, 3, 4)}
 
@@ -49,17 +49,6 @@ def test_lowpass_and_its_gradient_match_the_reference(kernel_size, num_dims, pad
         assert_close(actual, expected)
 
 
-@pytest.mark.parametrize("padding_mode", PADDING_MODES)
-@pytest.mark.parametrize("sizes", [(5,), (1, 2), (3, 2, 1)])
-@pytest.mark.parametrize("width", [0, 1, 3, 7])
-def test_padding_matches_the_reference_beyond_the_size_of_the_map(width, sizes, padding_mode):
-    x = random_map(2, 2, *sizes)
-    before, after = [width] * len(sizes), [width // 2] * len(sizes)
-    expected = reference.pad(reference.as_numpy(x), before, after, padding_mode)
-    padded = ops.pad(x, before, after, padding_mode)
-    np.testing.assert_array_equal(reference.as_numpy(padded), expected, strict=True)
-
-
 @given(cases(fill=whole_map, dtypes=[torch.float64, torch.float32]), st.integers(1, 6))
 def test_lowpass_is_exactly_equivariant_where_its_sums_are_exact(case, kernel_size):
     kernel = ops.binomial_kernel(kernel_size, case.x.ndim - 2)
@@ -68,7 +57,7 @@ def test_lowpass_is_exactly_equivariant_where_its_sums_are_exact(case, kernel_si
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
-@pytest.mark.parametrize("kernel_size", [2, 3, 5, 7])
+@pytest.mark.parametrize("kernel_size", [3, 6])
 def test_lowpass_is_bitwise_equivariant_on_cpu(kernel_size, channels_last):
     kernel, shift = ops.binomial_kernel(kernel_size), (3, 5)
     for dtype in DTYPES:
@@ -109,12 +98,9 @@ def test_a_kernel_has_a_tap(kernel_size):
 
 
 def test_a_padding_mode_is_known():
-    message = "padding_mode must be one of circular, zeros, reflect, got 'replicate'"
-    x = torch.zeros(1, 1, 4, 4)
-    with pytest.raises(ValueError, match=f"pad: {message}"):
-        ops.pad(x, (1, 1), (1, 1), "replicate")
-    with pytest.raises(ValueError, match=f"lowpass: {message}"):
-        ops.lowpass(x, ops.binomial_kernel(3), "replicate")
+    message = "lowpass: padding_mode must be one of circular, zeros, reflect, got 'replicate'"
+    with pytest.raises(ValueError, match=message):
+        ops.lowpass(torch.zeros(1, 1, 4, 4), ops.binomial_kernel(3), "replicate")
 
 
 def test_a_kernel_has_one_axis_per_spatial_axis():

@@ -21,7 +21,7 @@ from shiftproof.nn import (
     PolyphaseDownsample2d,
     SelectPhase2d,
 )
-from shiftproof.ops.lowpass import PaddingMode
+from shiftproof.ops.padding import PaddingMode, check_padding_mode
 
 
 class BlurBranches(nn.Module):
@@ -103,11 +103,17 @@ class Downsampling(ABC):
     Attributes:
         padding_mode: Padding of convolutions and pools: ``"circular"``, ``"zeros"`` or
             ``"reflect"``.
+
+    Raises:
+        ValueError: If the padding mode is unknown.
     """
 
     conv_stride: ClassVar[int]
 
     padding_mode: PaddingMode = "circular"
+
+    def __post_init__(self) -> None:
+        check_padding_mode(type(self).__name__, self.padding_mode)
 
     @property
     @abstractmethod

@@ -10,7 +10,8 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from shiftproof.models.downsampling import Downsampling
-from shiftproof.ops.lowpass import PaddingMode
+from shiftproof.nn import Conv2d
+from shiftproof.ops.padding import PaddingMode
 
 
 def _conv(
@@ -18,9 +19,7 @@ def _conv(
 ) -> nn.Conv2d:
     # A 1 x 1 convolution has no border; any mode but zeros would copy its input all the same.
     mode: PaddingMode = padding_mode if size > 1 else "zeros"
-    return nn.Conv2d(
-        in_channels, out_channels, size, stride, size // 2, bias=False, padding_mode=mode
-    )
+    return Conv2d(in_channels, out_channels, size, stride, size // 2, bias=False, padding_mode=mode)
 
 
 class ResidualBlock(nn.Module):

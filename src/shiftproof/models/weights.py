@@ -32,17 +32,19 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise RuntimeError(f"read_state_dict: weights must be a file, got {path}; check the path")
-    if path.suffix == ".safetensors":
-        content: Any = require("safetensors.torch", extra="train").load_file(path)
-    else:
-        try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise RuntimeError(
-                f"read_state_dict: weights must load without running code, got {path} "
-                f"({reason}); save the plain state_dict"
-            ) from error
+    safetensors = path.suffix == ".safetensors" and require("safetensors.torch", extra="train")
+    try:
+        content: Any = (
+            safetensors.load_file(path)
+            if safetensors
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise RuntimeError(
+            f"read_state_dict: weights must load without running code, got {path} "
+            f"({reason}); save the plain state_dict"
+        ) from error
     for key in ("model", "state_dict"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]

@@ -1,5 +1,6 @@
 """Layers: thin state over ``shiftproof.ops``."""
 
+from shiftproof.nn.conv import Conv2d
 from shiftproof.nn.downsample import (
     AlignPhase1d,
     AlignPhase2d,
@@ -30,6 +31,7 @@ __all__ = [
     "BlurPool1d",
     "BlurPool2d",
     "BlurPool3d",
+    "Conv2d",
     "FirstPhase",
     "LargestNorm",
     "LargestValue",

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from shiftproof import ops
 from shiftproof.nn.strided import StridedModule
-from shiftproof.ops.lowpass import PaddingMode, check_padding_mode
+from shiftproof.ops.padding import PaddingMode, check_padding_mode
 
 
 class _LowPass(nn.Module):

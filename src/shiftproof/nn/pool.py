@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from shiftproof import ops
-from shiftproof.ops.lowpass import PaddingMode, check_padding_mode
+from shiftproof.ops.padding import PaddingMode, check_padding_mode
 
 
 class MaxPool2d(nn.Module):

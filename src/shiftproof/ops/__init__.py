@@ -1,6 +1,7 @@
 """Pure tensor functions: polyphase components, their scores, shifts and low-pass filters."""
 
-from shiftproof.ops.lowpass import binomial_kernel, lowpass, pad
+from shiftproof.ops.lowpass import binomial_kernel, lowpass
+from shiftproof.ops.padding import pad
 from shiftproof.ops.phases import phase_index, phase_offsets, shift_phase
 from shiftproof.ops.polyphase import (
     align_phase,

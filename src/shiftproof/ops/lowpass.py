@@ -6,34 +6,14 @@ References:
 
 import math
 from collections.abc import Sequence
-from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from shiftproof.ops.overrides import overridable
+from shiftproof.ops.padding import PaddingMode, check_padding_mode, pad
 from shiftproof.ops.phases import check_map, per_axis
-
-PaddingMode = Literal["circular", "zeros", "reflect"]
-PADDING_MODES: tuple[PaddingMode, ...] = get_args(PaddingMode)
-
-
-def check_padding_mode(operation: str, mode: str) -> None:
-    """Refuse an unknown padding mode.
-
-    Args:
-        operation: Name of the caller, for the error message.
-        mode: Name of the mode.
-
-    Raises:
-        ValueError: If it is not one of ``PADDING_MODES``.
-    """
-    if mode not in PADDING_MODES:
-        raise ValueError(
-            f"{operation}: padding_mode must be one of {', '.join(PADDING_MODES)}, got {mode!r}; "
-            "circular keeps shift invariance"
-        )
 
 
 def binomial_kernel(
@@ -68,60 +48,6 @@ def binomial_kernel(
     for _ in range(num_dims - 1):
         kernel = kernel[..., None] * row
     return kernel
-
-
-def _wrapped(size: int, before: int, after: int, mode: str, device: torch.device) -> Tensor:
-    """Source pixel of each padded pixel, for any amount of padding."""
-    position = torch.arange(-before, size + after, device=device)
-    if mode == "circular":
-        return torch.remainder(position, size)
-    period = max(2 * (size - 1), 1)
-    folded = torch.remainder(position, period)
-    return torch.minimum(folded, period - folded).clamp(max=size - 1)
-
-
-@overridable
-def pad(
-    x: Tensor, before: Sequence[int], after: Sequence[int], padding_mode: PaddingMode
-) -> Tensor:
-    """Extend a map over its borders, also by more than its own size.
-
-    Args:
-        x: Feature map, ``(N, C, *spatial)``.
-        before: Pixels to add before the first, per spatial axis.
-        after: Pixels to add after the last, per spatial axis.
-        padding_mode: ``"circular"`` (wraps as often as needed), ``"zeros"`` or ``"reflect"``
-            (the border pixel is not repeated).
-
-    Returns:
-        The extended map.
-
-    Raises:
-        ValueError: If the padding mode is unknown.
-
-    Equivariance:
-        With circular padding a convolution that follows is exactly equivariant to circular shifts;
-        with the others it is not.  Checked by ``tests/ops/test_lowpass.py``.
-    """
-    check_padding_mode("pad", padding_mode)
-    widths = [
-        width for pair in zip(reversed(before), reversed(after), strict=True) for width in pair
-    ]
-    if not any(widths):
-        return x
-    if padding_mode == "zeros":
-        return F.pad(x, widths)
-    room = 0 if padding_mode == "circular" else 1
-    if all(
-        max(first, last) <= size - room
-        for first, last, size in zip(before, after, x.shape[2:], strict=True)
-    ):
-        return F.pad(x, widths, mode=padding_mode)
-    # torch refuses to pad by more than the map holds.
-    for axis, (first, last) in enumerate(zip(before, after, strict=True)):
-        source = _wrapped(x.shape[2 + axis], first, last, padding_mode, x.device)
-        x = x.index_select(2 + axis, source)
-    return x
 
 
 @overridable

@@ -91,7 +91,8 @@ def crop_shift(x: Tensor, shift: Sequence[int] | Tensor, size: Sequence[int]) ->
         TypeError: If the shift is not made of integers.
 
     Equivariance:
-        None: content is lost at one border and new content enters at the other.
+        None: content is lost at one border and new content enters at the other.  Checked, as a
+        control, by ``tests/ops/test_shift.py``.
     """
     sizes = x.shape[2:]
     shifts = per_sample_shift("crop_shift", x, shift)
@@ -125,7 +126,7 @@ def zero_fill_shift(x: Tensor, shift: Sequence[int] | Tensor) -> tuple[Tensor, T
         TypeError: If the shift is not made of integers.
 
     Equivariance:
-        None: content is lost at the border.
+        None: content is lost at the border.  Checked, as a control, by ``tests/ops/test_shift.py``.
     """
     shifts = per_sample_shift("zero_fill_shift", x, shift)
     mask = torch.ones((x.shape[0], 1, *x.shape[2:]), dtype=torch.bool, device=x.device)

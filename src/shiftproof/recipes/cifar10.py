@@ -11,6 +11,7 @@ from pathlib import Path
 from shiftproof import list_models
 from shiftproof.data.cifar10 import CIFAR10_MEAN, CIFAR10_STD, load_cifar10, paper_split
 from shiftproof.data.in_memory import ImageTensors
+from shiftproof.data.plan import Batch
 from shiftproof.data.transforms import (
     BatchTransform,
     CenterCrop,
@@ -33,6 +34,7 @@ from shiftproof.recipes.outcome import (
 )
 from shiftproof.results import EpochResult, RunResult, save_result, write_text
 from shiftproof.training import RunFiles, TrainConfig, Trainer, evaluate
+from shiftproof.training.allocator import keep_freed_memory
 from shiftproof.training.checkpoint import load_checkpoint
 from shiftproof.training.config import describe
 from shiftproof.training.distributed import Process, barrier, warn
@@ -194,9 +196,11 @@ def run_cifar10(config: Cifar10Config, process: Process) -> RunResult | None:
         ValueError: If something in the configuration does not fit.
         RuntimeError: If the data or a checkpoint cannot be read, or training diverges.
     """
-    files, measured = config.files, None
+    keep_freed_memory()
+    files, measured, test_protocol = config.files, None, None
     if config.measure_consistency:
         measured = protocol(config.val_protocol, max_shift=config.max_shift)
+        test_protocol = protocol(config.test_protocol, max_shift=config.max_shift)
     seed = agree_on_seed(config.train.seed)
     train_config = dataclasses.replace(config.train, consistency=measured, seed=seed)
     model = build_seeded(train_config.model, train_config.seed)
@@ -205,9 +209,12 @@ def run_cifar10(config: Cifar10Config, process: Process) -> RunResult | None:
     resume = _find_start(config, last, best)
     splits = _load_splits(config, process)
     if process.is_main:
+        for path in (path for split in splits for path in split.unreadable):
+            warn(f"cannot read {path}; it is left out")
         last.parent.mkdir(parents=True, exist_ok=True)
-        described = json.dumps(describe(config), indent=2)
-        write_text(files.path("config_dict.txt"), described + "\n")
+        if not config.evaluate_only:
+            described = json.dumps(describe(config), indent=2)
+            write_text(files.path("config_dict.txt"), described + "\n")
     barrier()
     position = sys.maxsize if config.evaluate_only else None
     if resume is not None:
@@ -236,14 +243,13 @@ def run_cifar10(config: Cifar10Config, process: Process) -> RunResult | None:
         history = trainer.progress.history
         state = load_checkpoint(best)
         trainer.model.load_state_dict(state["model"])
-        test_protocol = protocol(config.test_protocol, max_shift=config.max_shift)
         tested = evaluate(
             trainer.model,
             splits[2],
             process=process,
             batch_size=trainer.batch_size,
             seed=train_config.seed,
-            consistency=test_protocol if config.measure_consistency else None,
+            consistency=test_protocol,
             pin_memory=config.pin_memory,
             channels_last=train_config.channels_last,
             journal=journal,
@@ -313,7 +319,11 @@ def _load_splits(
     train = full.subset(train_indices).with_transform(config.train_transform())
     val = full.subset(val_indices).with_transform(config.val_transform())
     train = dataclasses.replace(train, unreadable=full.unreadable)
-    return train, val, test.with_transform(config.test_transform())
+    test = test.with_transform(config.test_transform())
+    for split in (train, val, test):
+        # A transform that does not fit the images is better found now than after training.
+        split[Batch(indices=(0,), seed=0, step_size=1)]
+    return train, val, test
 
 
 def _write_history(files: RunFiles, history: list[EpochResult]) -> None:

@@ -26,6 +26,7 @@ from shiftproof.recipes.outcome import (
 )
 from shiftproof.results import EpochResult, RunResult, save_result, write_text
 from shiftproof.training import Evaluation, RunFiles, TrainConfig, Trainer, evaluate
+from shiftproof.training.allocator import keep_freed_memory
 from shiftproof.training.checkpoint import load_checkpoint
 from shiftproof.training.config import describe
 from shiftproof.training.distributed import Process, barrier
@@ -144,6 +145,7 @@ def run_imagenet(process: Process, config: ImagenetConfig) -> RunResult | None:
         ValueError: If something in the configuration does not fit.
         RuntimeError: If the data or a checkpoint cannot be read, or training diverges.
     """
+    keep_freed_memory()
     seed = agree_on_seed(config.train.seed)
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, seed=seed))
     files = config.files

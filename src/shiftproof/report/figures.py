@@ -1,6 +1,7 @@
 """Figures of results."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,3 +59,55 @@ def plot_history(result: RunResult, folder: str | os.PathLike[str]) -> list[Path
         pyplot.close(figure)
         written.append(path)
     return written
+
+
+def plot_accuracy_over_shifts(results: Sequence[RunResult], path: str | os.PathLike[str]) -> Path:
+    """Draw the accuracy of several networks at each circular shift modulo their total stride.
+
+    Args:
+        results: Runs of the digits recipe.
+        path: Picture to write.
+
+    Returns:
+        The file written.
+
+    Raises:
+        ValueError: If there are no results.
+        RuntimeError: If matplotlib is not installed.
+    """
+    if not results:
+        raise ValueError(
+            "plot_accuracy_over_shifts: there must be at least one result, got none; "
+            "train a network first"
+        )
+    tables = []
+    for result in results:
+        stride = int(result.values["total stride"])
+        tables.append(
+            [
+                [result.rates[f"top-1 at shift ({dy}, {dx})"].percent for dx in range(stride)]
+                for dy in range(stride)
+            ]
+        )
+    lowest = min(value for table in tables for row in table for value in row)
+    highest = max(value for table in tables for row in table for value in row)
+    pyplot = _pyplot()
+    figure, axes = pyplot.subplots(
+        1, len(results), figsize=(3 * len(results) + 1, 3.6), squeeze=False, layout="constrained"
+    )
+    image = None
+    for axis, result, table in zip(axes[0], results, tables, strict=True):
+        image = axis.imshow(table, vmin=lowest - 0.5, vmax=highest + 0.5, cmap="cividis")
+        middle = (lowest + highest) / 2
+        for dy, row in enumerate(table):
+            for dx, value in enumerate(row):
+                color = "white" if value < middle else "black"
+                axis.text(dx, dy, f"{value:.1f}", ha="center", va="center", color=color)
+        axis.set(title=result.model, xlabel="dx in pixels")
+        axis.set(xticks=range(len(table)), yticks=range(len(table)))
+    axes[0][0].set_ylabel("dy in pixels")
+    figure.colorbar(image, ax=list(axes[0]), label="test accuracy in %", shrink=0.8)
+    figure.suptitle("Accuracy of the same test images under every circular shift")
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+    return Path(path)

@@ -1,5 +1,6 @@
 """One pass over a data set: loss, accuracy and consistency, summed over processes."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -87,9 +88,10 @@ def evaluate(
         The measurements, the same on every process, or None if it was stopped.
     """
     accumulate = require("shiftproof.metrics.accumulate", extra="train")
-    mean = require("torchmetrics", extra="train").MeanMetric
+    total = require("torchmetrics", extra="train").SumMetric
     device = process.device
-    loss = mean().to(device)
+    # In float64, where the order of the batches does not show; a NaN is a result, not an accident.
+    loss = total(nan_strategy="disable").set_dtype(torch.float64).to(device)
     accuracies = [accumulate.Accuracy(k).to(device) for k in (1, 5)]
     agreement = None if consistency is None else accumulate.Consistency(consistency).to(device)
     plan = EvalPlan(
@@ -116,7 +118,7 @@ def evaluate(
             images = to_device(examples.images, device, channels_last)
             labels = examples.labels.to(device)
             logits = model(images)
-            loss.update(F.cross_entropy(logits.float(), labels), weight=len(examples))
+            loss.update(F.cross_entropy(logits.float(), labels, reduction="sum"))
             for accuracy in accuracies:
                 accuracy.update(logits, labels)
             if agreement is not None and consistency is not None:
@@ -128,7 +130,11 @@ def evaluate(
     model.train(was_training)
     if any_true(stopped):
         return None
-    rates = {f"top-{accuracy.k}": accuracy.compute() for accuracy in accuracies}
-    if agreement is not None:
-        rates[agreement.protocol.name] = agreement.compute()
-    return Evaluation(float(loss.compute()), rates)
+    with warnings.catch_warnings():
+        # Where there are more processes than batches, some have nothing to add.
+        warnings.filterwarnings("ignore", "The ``compute`` method of metric", UserWarning)
+        rates = {f"top-{accuracy.k}": accuracy.compute() for accuracy in accuracies}
+        if agreement is not None:
+            rates[agreement.protocol.name] = agreement.compute()
+        total_loss = float(loss.compute())
+    return Evaluation(total_loss / max(rates["top-1"].n, 1), rates)

@@ -144,9 +144,7 @@ class Trainer:
             self.model.compile()
         self.wrapped: nn.Module = self.model
         if in_group():
-            # The running statistics of rank 0 are what is evaluated and saved; sending them at
-            # every step would change nothing but the time.
-            self.wrapped = DistributedDataParallel(self.model, broadcast_buffers=False)
+            self.wrapped = DistributedDataParallel(self.model)
         self.progress = Progress.start()
         self.unreadable = Unreadable(len(train_data) + len(val_data))
 
@@ -183,6 +181,7 @@ class Trainer:
                 if measured is None:
                     return self._stopped(stop)
                 self._finish_epoch(measured)
+        barrier()  # whoever reads a checkpoint next finds what the main process was still writing
         return True
 
     def _train_epoch(self, loader: Any, stop: GracefulStop) -> bool:
@@ -190,7 +189,7 @@ class Trainer:
         config, progress = self.config, self.progress
         lr = config.schedule.lr(config.lr, progress.epoch)
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group.update(lr=lr, momentum=config.momentum, weight_decay=config.weight_decay)
         self.model.train()
         steps = self.plan.steps_per_epoch
         if progress.step == steps:
@@ -255,10 +254,11 @@ class Trainer:
 
     def _not_finite(self, what: str, lr: float) -> RuntimeError:
         step = self.progress.epoch * self.plan.steps_per_epoch + self.progress.step
+        last = self.files.path(self.files.last)
         return RuntimeError(
             f"train: loss and weights must stay finite, got step {step + 1} (epoch "
             f"{self.progress.epoch + 1}) at learning rate {lr:g}, where {what}; lower the learning "
-            f"rate and resume from {self.files.path(self.files.last)}"
+            f"rate{f' and resume from {last}' if last.is_file() else ''}"
         )
 
     def _validate(self, stop: GracefulStop) -> Evaluation | None:
@@ -335,9 +335,10 @@ class Trainer:
         progress = self.progress
         broadcast_buffers(self.model)
         sums = self._summed()
-        finite = all(bool(value.isfinite().all()) for value in self.model.parameters())
+        finite = all(bool(value.isfinite().all()) for value in self.model.state_dict().values())
         if not finite:
-            raise self._not_finite("a weight is not finite", self.config.lr)
+            lr = self.optimizer.param_groups[0]["lr"]
+            raise self._not_finite("a weight is not finite", lr)
         if self.process.is_main:
             save_checkpoint(
                 self.files.path(self.files.last),

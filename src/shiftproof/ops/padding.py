@@ -1,0 +1,199 @@
+"""Extending maps over their borders.
+
+Circular padding is on the path of every layer here.  torch's own loses the channels_last format,
+and is made of copies into slices, each of which clones the whole gradient on the way back.  Here
+the format stays, and the backward pass adds the border of the gradient to where it was copied from.
+"""
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Literal, cast, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from shiftproof.ops.lattice import has_channels_last
+from shiftproof.ops.overrides import overridable
+
+PaddingMode = Literal["circular", "zeros", "reflect"]
+PADDING_MODES: tuple[PaddingMode, ...] = get_args(PaddingMode)
+
+
+def check_padding_mode(operation: str, mode: str) -> None:
+    """Refuse an unknown padding mode.
+
+    Args:
+        operation: Name of the caller, for the error message.
+        mode: Name of the mode.
+
+    Raises:
+        ValueError: If it is not one of ``PADDING_MODES``.
+    """
+    if mode not in PADDING_MODES:
+        raise ValueError(
+            f"{operation}: padding_mode must be one of {', '.join(PADDING_MODES)}, got {mode!r}; "
+            "circular keeps shift invariance"
+        )
+
+
+Widths = tuple[tuple[int, int], ...]
+"""Pixels before the first and after the last, per spatial axis."""
+
+
+def _torch_order(widths: Widths) -> list[int]:
+    return [width for pair in reversed(widths) for width in pair]
+
+
+def _pieces(sizes: Sequence[int], widths: Widths) -> Iterator[list[tuple[int, int, int]]]:
+    """The map and the pieces of its border, as (length, start in the padded map, start in the map).
+
+    One triple per axis; the map itself comes first.
+    """
+    per_axis = []
+    for size, (before, after) in zip(sizes, widths, strict=True):
+        parts = [(size, before, 0), (before, 0, size - before), (after, before + size, 0)]
+        per_axis.append([part for part in parts if part[0] > 0])
+    return map(list, itertools.product(*per_axis))
+
+
+def _cut(x: Tensor, starts_and_lengths: Iterable[tuple[int, int]]) -> Tensor:
+    for axis, (start, length) in enumerate(starts_and_lengths, 2):
+        x = x.narrow(axis, start, length)
+    return x
+
+
+def _wrap(x: Tensor, widths: Widths) -> Tensor:
+    """Copy the map into a larger one, and its borders around it; the memory format stays."""
+    sizes = [size + sum(pair) for size, pair in zip(x.shape[2:], widths, strict=True)]
+    if has_channels_last(x):
+        padded = x.new_empty((x.shape[0], *sizes, x.shape[1])).movedim(-1, 1)
+    else:
+        padded = x.new_empty((*x.shape[:2], *sizes))
+    for piece in _pieces(x.shape[2:], widths):
+        target = _cut(padded, [(start, length) for length, start, _ in piece])
+        target.copy_(_cut(x, [(place, length) for length, _, place in piece]))
+    return padded
+
+
+def _fold(padded: Tensor, widths: Widths) -> Tensor:
+    """Add every padded pixel to the pixel it is a copy of: the adjoint of ``_wrap``."""
+    sizes = [size - sum(pair) for size, pair in zip(padded.shape[2:], widths, strict=True)]
+    inner, *borders = _pieces(sizes, widths)
+    folded = _cut(padded, [(start, length) for length, start, _ in inner]).clone()
+    for piece in borders:
+        target = _cut(folded, [(place, length) for length, _, place in piece])
+        target += _cut(padded, [(start, length) for length, start, _ in piece])
+    return folded
+
+
+class _Wrap(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, widths: Widths) -> Tensor:
+        return _wrap(x, widths)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.widths = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return _fold_border(grad, ctx.widths), None
+
+
+class _ForwardWrap(_Wrap):
+    """The same with forward-mode derivatives, which the compiler refuses to trace."""
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
+        return _wrap(tangent, ctx.widths)
+
+
+class _Fold(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(padded: Tensor, widths: Widths) -> Tensor:
+        return _fold(padded, widths)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.widths = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return _wrap_border(grad, ctx.widths), None
+
+
+class _ForwardFold(_Fold):
+    """The same with forward-mode derivatives, which the compiler refuses to trace."""
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
+        return _fold(tangent, ctx.widths)
+
+
+def _wrap_border(x: Tensor, widths: Widths) -> Tensor:
+    function = _Wrap if torch.compiler.is_compiling() else _ForwardWrap
+    return cast(Tensor, function.apply(x, widths))
+
+
+def _fold_border(padded: Tensor, widths: Widths) -> Tensor:
+    function = _Fold if torch.compiler.is_compiling() else _ForwardFold
+    return cast(Tensor, function.apply(padded, widths))
+
+
+def _wrapped(size: int, before: int, after: int, mode: str, device: torch.device) -> Tensor:
+    """Source pixel of each padded pixel, for any amount of padding."""
+    position = torch.arange(-before, size + after, device=device)
+    if mode == "circular":
+        return torch.remainder(position, size)
+    period = max(2 * (size - 1), 1)
+    folded = torch.remainder(position, period)
+    return torch.minimum(folded, period - folded).clamp(max=size - 1)
+
+
+@overridable
+def pad(
+    x: Tensor, before: Sequence[int], after: Sequence[int], padding_mode: PaddingMode
+) -> Tensor:
+    """Extend a map over its borders, also by more than its own size.
+
+    Args:
+        x: Feature map, ``(N, C, *spatial)``.
+        before: Pixels to add before the first, per spatial axis.
+        after: Pixels to add after the last, per spatial axis.
+        padding_mode: ``"circular"`` (wraps as often as needed), ``"zeros"`` or ``"reflect"``
+            (the border pixel is not repeated).
+
+    Returns:
+        The extended map.
+
+    Raises:
+        ValueError: If the padding mode is unknown.
+
+    Equivariance:
+        With circular padding a convolution that follows is exactly equivariant to circular shifts;
+        with the others it is not.  Checked by ``tests/ops/test_padding.py``.
+    """
+    check_padding_mode("pad", padding_mode)
+    widths = tuple(zip(before, after, strict=True))
+    if not any(map(any, widths)):
+        return x
+    if padding_mode == "zeros":
+        return F.pad(x, _torch_order(widths))
+    room = 0 if padding_mode == "circular" else 1
+    if all(
+        max(first, last) <= size - room
+        for first, last, size in zip(before, after, x.shape[2:], strict=True)
+    ):
+        if padding_mode == "circular":
+            return _wrap_border(x, widths)
+        return F.pad(x, _torch_order(widths), mode=padding_mode)
+    # torch refuses to pad by more than the map holds.
+    for axis, (first, last) in enumerate(zip(before, after, strict=True)):
+        source = _wrapped(x.shape[2 + axis], first, last, padding_mode, x.device)
+        x = x.index_select(2 + axis, source)
+    return x

@@ -1,0 +1,87 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import shiftproof
+from shiftproof import cli, list_models
+from shiftproof.data.digits import load_digits
+from shiftproof.recipes import digits
+from shiftproof.recipes.outcome import STOPPED
+from shiftproof.results import load_result
+from threads import one_thread
+
+
+def start(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["shiftproof", *map(str, arguments)])
+    with one_thread():
+        return cli.main()
+
+
+@pytest.fixture
+def few_small_digits(monkeypatch):
+    def load(*, train, size):
+        return load_digits(train=train, size=8).subset(range(40))
+
+    monkeypatch.setattr(digits, "load_digits", load)
+
+
+@pytest.mark.parametrize("pattern", ["resnet18*", "*", "cifar_resnet20_pa"])
+def test_models_are_listed(monkeypatch, capsys, pattern):
+    assert start(monkeypatch, "list", pattern) == 0
+    assert capsys.readouterr() == ("\n".join(list_models(pattern)) + "\n", "")
+
+
+def test_without_a_pattern_all_models_are_listed(monkeypatch, capsys):
+    assert start(monkeypatch, "list") == 0
+    assert capsys.readouterr().out.splitlines() == list_models()
+
+
+def test_a_pattern_that_matches_nothing_is_an_error(monkeypatch, capsys):
+    assert start(monkeypatch, "list", "vgg*") == 1
+    assert capsys.readouterr() == (
+        "",
+        "error: shiftproof list: the pattern must match a model, got 'vgg*'; "
+        "try '*' for all of them\n",
+    )
+
+
+def test_the_installed_command_tells_its_version():
+    command = Path(sys.executable).parent / "shiftproof"
+    done = subprocess.run([command, "--version"], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{shiftproof.__version__}\n", "")
+
+
+@pytest.mark.parametrize("arguments", [[], ["trian"], ["demo", "--epochs", "x"]])
+def test_a_wrong_command_line_shows_the_usage(monkeypatch, capsys, arguments):
+    with pytest.raises(SystemExit) as caught:
+        start(monkeypatch, *arguments)
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.startswith("usage: shiftproof")
+
+
+def test_the_demonstration_compares_four_networks(tmp_path, monkeypatch, capsys, few_small_digits):
+    folder = tmp_path / "demo"
+    assert start(monkeypatch, "demo", "--folder", folder, "--epochs", 1, "--device", "cpu") == 0
+    output, errors = capsys.readouterr()
+    assert errors == ""
+    found = {path.name for path in folder.iterdir()}
+    assert found == {*digits.MODELS, "table.md", "accuracy_over_shifts.png"}
+    table = (folder / "table.md").read_text().splitlines()
+    assert len(table) == 2 + len(digits.MODELS)
+    for name, row in zip(digits.MODELS, table[2:], strict=True):
+        result = load_result(folder / name / "result.json")
+        assert row.startswith(f"| {name} | {result.num_parameters:,} | ")
+        assert f"{result.rates['test worst-shift'].percent:.2f} %" in row
+        assert name in output
+    assert f"accuracy at every shift: {folder / 'accuracy_over_shifts.png'}" in output
+
+
+def test_a_demonstration_that_is_stopped_has_the_status_of_its_signal(
+    tmp_path, monkeypatch, few_small_digits
+):
+    monkeypatch.setattr(digits, "run_digits", lambda *_: None)
+    arguments = ("demo", "--folder", tmp_path, "--device", "cpu")
+    assert start(monkeypatch, *arguments) == STOPPED
+    assert not list(tmp_path.iterdir())
