@@ -59,7 +59,7 @@ class PolyphaseBranches(nn.Module):
         score_before_lowpass: Whether the unfiltered map of the main branch is scored.
 
     Equivariance:
-        Exact (bitwise) with circular padding, up to ties: both outputs shift alike.  Checked by
+        Exact (bitwise) with circular padding: both outputs shift alike.  Checked by
         ``tests/models/test_invariance.py``.
     """
 
@@ -89,7 +89,7 @@ class PolyphaseBranches(nn.Module):
             ValueError: If the height or the width is odd.
         """
         filtered = self.lowpass(main)
-        phase = self.select(main if self.score_before_lowpass else filtered)
+        phase = self.select(main if self.score_before_lowpass else filtered, shortcut)
         return (
             ops.take_phase(filtered, phase, 2),
             ops.take_phase(self.lowpass(shortcut), phase, 2),

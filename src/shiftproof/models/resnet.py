@@ -206,7 +206,7 @@ class ResNet(nn.Module):
             height and width are multiples of ``total_stride``.
 
     Equivariance:
-        Where ``is_shift_invariant``: logits to rounding under every circular shift, up to ties.
+        Where ``is_shift_invariant``: logits to rounding under every circular shift.
         Else none.  Checked by ``tests/models/test_invariance.py``.
     """
 

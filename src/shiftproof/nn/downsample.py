@@ -14,11 +14,13 @@ class _SelectPhase(StridedModule):
         super().__init__(stride)
         self.selector = LargestNorm() if selector is None else selector
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *others: Tensor) -> Tensor:
         """Choose one phase per sample.
 
         Args:
-            x: Feature map, ``(N, C, *spatial)``.
+            x: Feature map to be scored, ``(N, C, *spatial)``.
+            others: Further maps of this spatial size that the phase will be applied to; they count
+                where components of ``x`` tie.
 
         Returns:
             Phases, ``(N,)`` int64, row-major.
@@ -27,7 +29,7 @@ class _SelectPhase(StridedModule):
             ValueError: If the input has another number of axes, or a spatial size is not a
                 multiple of its stride.
         """
-        return ops.select_phase(x, self.stride, self.selector(x, self.stride))
+        return ops.select_phase((x, *others), self.stride, self.selector(x, self.stride))
 
 
 class SelectPhase1d(_SelectPhase):
@@ -48,8 +50,9 @@ class SelectPhase2d(_SelectPhase):
         ValueError: If a stride is below 1, or there is not one per axis.
 
     Equivariance:
-        Exact (bitwise), up to ties: a circular shift ``d`` turns the choice ``p`` into
-        ``(p + d) mod S``.  Checked by ``tests/nn/test_layers.py``.
+        Exact (bitwise): a circular shift ``d`` turns the choice ``p`` into ``(p + d) mod S``, or
+        into a phase that cannot be told from it, see ``ops.select_phase``.
+        Checked by ``tests/nn/test_layers.py``.
 
     References:
         A. Chaman and I. Dokmanic, "Truly shift-invariant convolutional neural networks", CVPR 2021,
@@ -118,7 +121,7 @@ class PolyphaseDownsample2d(_PolyphaseDownsample):
         ValueError: If a stride is below 1, or there is not one per axis.
 
     Equivariance:
-        Exact (bitwise), up to ties: a circular shift ``d`` of the input shifts the output by
+        Exact (bitwise): a circular shift ``d`` of the input shifts the output by
         ``(p + d - q) / S``, where ``p`` and ``q`` are the phases chosen before and after.  A
         low-pass filter in front must be equivariant itself.  Checked by
         ``tests/nn/test_layers.py``.
@@ -194,7 +197,7 @@ class AlignPhase2d(_AlignPhase):
         ValueError: If a stride is below 1, or there is not one per axis.
 
     Equivariance:
-        Exact (bitwise), up to ties: a circular shift ``d`` of the input shifts the output by
+        Exact (bitwise): a circular shift ``d`` of the input shifts the output by
         ``p + d - q``, a multiple of ``S``, where ``p`` and ``q`` are the phases chosen before and
         after.  Checked by ``tests/nn/test_layers.py``.
 

@@ -43,7 +43,8 @@ class LargestNorm(nn.Module):
         ValueError: If the order is another.
 
     Equivariance:
-        Exact (bitwise), up to ties.  Checked by ``tests/nn/test_selectors.py``.
+        Exact (bitwise): the scores permute with the components.  Checked by
+        ``tests/nn/test_selectors.py``.
 
     References:
         A. Chaman and I. Dokmanic, "Truly shift-invariant convolutional neural networks", CVPR 2021,
@@ -89,7 +90,8 @@ class SmallestNorm(LargestNorm):
         ValueError: If the order is another.
 
     Equivariance:
-        Exact (bitwise), up to ties.  Checked by ``tests/nn/test_selectors.py``.
+        Exact (bitwise): the scores permute with the components.  Checked by
+        ``tests/nn/test_selectors.py``.
     """
 
     def forward(self, x: Tensor, stride: int | Sequence[int]) -> Tensor:
@@ -112,7 +114,8 @@ class LargestValue(nn.Module):
     """The component that holds the largest value, sign included.
 
     Equivariance:
-        Exact (bitwise), up to ties.  Checked by ``tests/nn/test_selectors.py``.
+        Exact (bitwise): the scores permute with the components.  Checked by
+        ``tests/nn/test_selectors.py``.
     """
 
     def forward(self, x: Tensor, stride: int | Sequence[int]) -> Tensor:

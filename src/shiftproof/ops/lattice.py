@@ -13,6 +13,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from shiftproof.ops.channels import has_channels_last
+
 
 def lattice_positions(
     start: Tensor, step: Sequence[int], sizes: Sequence[int], counts: Sequence[int]
@@ -34,19 +36,6 @@ def lattice_positions(
         coordinates = torch.remainder(start[:, axis, None] + steps, size)
         positions = (positions[:, :, None] * size + coordinates[:, None, :]).flatten(1)
     return positions
-
-
-def has_channels_last(x: Tensor) -> bool:
-    """Whether the channels of each pixel lie side by side in memory.
-
-    Args:
-        x: Feature map, ``(N, C, *spatial)``.
-
-    Returns:
-        True for the channels_last layouts, in any number of spatial dimensions.
-    """
-    channels = x.shape[1]
-    return channels > 1 and x.stride(1) == 1 and x.stride(-1) == channels
 
 
 def _rows(positions: Tensor, size: int) -> Tensor:

@@ -18,7 +18,7 @@ def overridable(function: Callable[_P, _R]) -> Callable[_P, _R]:
     Plain tensors pass straight through.
 
     Args:
-        function: A function whose arguments may be tensors.
+        function: A function whose arguments may be tensors, or lists or tuples of them.
 
     Returns:
         The same function, dispatched through the protocol.
@@ -26,9 +26,11 @@ def overridable(function: Callable[_P, _R]) -> Callable[_P, _R]:
 
     @functools.wraps(function)
     def dispatched(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        values = (*args, *kwargs.values())
-        if has_torch_function(values):
-            result: _R = handle_torch_function(dispatched, values, *args, **kwargs)
+        values: list[object] = []
+        for value in (*args, *kwargs.values()):
+            values.extend(value if isinstance(value, (list, tuple)) else [value])
+        if has_torch_function(tuple(values)):
+            result: _R = handle_torch_function(dispatched, tuple(values), *args, **kwargs)
             return result
         return function(*args, **kwargs)
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from shiftproof.ops.lattice import has_channels_last
+from shiftproof.ops.channels import has_channels_last
 from shiftproof.ops.overrides import overridable
 
 PaddingMode = Literal["circular", "zeros", "reflect"]

@@ -16,35 +16,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from shiftproof.ops.lattice import has_channels_last
+from shiftproof.ops.channels import sum_channels
 from shiftproof.ops.overrides import overridable
 from shiftproof.ops.phases import check_divisible, check_map, per_axis
 from shiftproof.ops.polyphase import polyphase_split
+from shiftproof.ops.ties import find_ties, view_numbers
 
 _EXACT_BITS = 53
 """Integers up to 2^53 are exact in float64, and so are their sums below it."""
 
 _HUGE = 1e38
 """Stands for a pixel that is NaN, infinite or beyond the range of float32 when squared."""
-
-
-def _sum_channels(values: Tensor) -> Tensor:
-    """Sum over channels in an order that is the same at every pixel.
-
-    In channels_last each pixel is one row, summed by one routine.  In the default format torch sums
-    the pixels of a vector register together and the last few of a row otherwise, so channels are
-    added there as whole maps, halves onto halves.
-    """
-    if has_channels_last(values):
-        return values.sum(1)
-    while values.shape[1] > 1:
-        half = (values.shape[1] + 1) // 2
-        low, high = values[:, :half], values[:, half:]
-        if low.shape[1] > high.shape[1]:
-            values = torch.cat([low[:, : half - 1] + high, low[:, half - 1 :]], dim=1)
-        else:
-            values = low + high
-    return values[:, 0]
 
 
 def _sum_lattices(values: Tensor, strides: Sequence[int]) -> Tensor:
@@ -104,7 +86,7 @@ def phase_scores(x: Tensor, stride: int | Sequence[int], norm: float = 2) -> Ten
         return _largest_on_lattices(x.abs(), strides)
     if x.dtype in (torch.float16, torch.bfloat16):
         x = x.float()
-    return _sum_lattices(_sum_channels(x * x if norm == 2 else x.abs()), strides)
+    return _sum_lattices(sum_channels(x * x if norm == 2 else x.abs()), strides)
 
 
 @overridable
@@ -149,38 +131,82 @@ def first_phase(x: Tensor, stride: int | Sequence[int]) -> Tensor:
     return first.to(torch.int64).expand(x.shape[0], -1)
 
 
+def _may_branch(scores: Tensor) -> bool:
+    """Whether Python may look at values: not while a graph of operations is being recorded."""
+    return (
+        type(scores) is Tensor
+        and not scores.is_meta
+        and not torch.compiler.is_compiling()
+        and torch._C._get_tracing_state() is None
+        and not torch._C._functorch.is_functorch_wrapped_tensor(scores)
+        and not (scores.is_cuda and torch.cuda.is_current_stream_capturing())
+    )
+
+
+def _settle_ties(tied: Tensor, maps: Sequence[Tensor], strides: Sequence[int]) -> Tensor:
+    """Of the tied phases, the one whose component holds the view of the largest number."""
+    numbers = _largest_on_lattices(view_numbers(maps)[:, None], strides)
+    return torch.where(tied, numbers, -math.inf).argmax(1)
+
+
 @overridable
-def select_phase(x: Tensor, stride: int | Sequence[int], scores: Tensor | None = None) -> Tensor:
+def select_phase(
+    x: Tensor | Sequence[Tensor],
+    stride: int | Sequence[int],
+    scores: Tensor | None = None,
+) -> Tensor:
     """Choose one phase per sample: the one of the largest score.
 
+    Among phases whose scores equal the largest to a relative 1e-9, the content of the maps decides,
+    by a rule that moves with it, see ``shiftproof.ops.ties``.  Where nothing ties this costs
+    nothing in eager mode; in a compiled or exported graph, which must not look at values, it is
+    always computed.
+
     Args:
-        x: Feature map, ``(N, C, *spatial)``.
+        x: Feature map, ``(N, C, *spatial)``; or all the maps of one spatial size that the phase
+            will be applied to, of which the first is scored.
         stride: Sampling stride in pixels; must divide every spatial size.
-        scores: Scores of the phases, ``(N, P)``; by default ``phase_scores(x, stride)``.
+        scores: Scores of the phases, ``(N, P)``; by default ``phase_scores`` of the first map.
 
     Returns:
         The chosen phases, ``(N,)`` int64, row-major.
 
     Raises:
-        ValueError: If a spatial size is not a multiple of its stride, or the scores do not have one
-            column per phase.
+        ValueError: If a spatial size is not a multiple of its stride, the maps differ in size, or
+            the scores do not have one column per phase.
 
     Equivariance:
-        Exact (bitwise) where the largest score is unique: a circular shift ``d`` of ``x`` turns the
-        choice ``p`` into ``(p + d) mod S``.  Among equal scores the first phase is taken, and a
-        shift may then change the choice.  Checked by ``tests/ops/test_scores.py``.
+        Exact (bitwise): a circular shift ``d`` of the maps turns the choice ``p`` into
+        ``(p + d) mod S``, or into a phase that cannot be told from it, because translating the maps
+        by the difference does not change them.  Checked by ``tests/ops/test_ties.py``.
 
     Examples:
         >>> select_phase(torch.tensor([[[1.0, 0.0, 2.0, 3.0]]]), 2)
         tensor([1])
     """
-    strides = per_axis("select_phase", stride, check_map("select_phase", x))
-    check_divisible("select_phase", x.shape[2:], strides)
+    maps = (x,) if isinstance(x, Tensor) else tuple(x)
+    first = maps[0]
+    strides = per_axis("select_phase", stride, check_map("select_phase", first))
+    check_divisible("select_phase", first.shape[2:], strides)
+    for other in maps[1:]:
+        if other.shape[0] != first.shape[0] or other.shape[2:] != first.shape[2:]:
+            raise ValueError(
+                "select_phase: all maps must have the samples and the size of the first, got "
+                f"{tuple(first.shape)} and {tuple(other.shape)}; select for each size separately"
+            )
     if scores is None:
-        scores = phase_scores(x, strides)
-    if scores.shape != (x.shape[0], math.prod(strides)):
+        scores = phase_scores(first, strides)
+    if scores.shape != (first.shape[0], math.prod(strides)):
         raise ValueError(
-            f"select_phase: scores must have shape ({x.shape[0]}, {math.prod(strides)}), one per "
-            f"sample and phase, got {tuple(scores.shape)}; pass what phase_scores returns"
+            f"select_phase: scores must have shape ({first.shape[0]}, {math.prod(strides)}), one "
+            f"per sample and phase, got {tuple(scores.shape)}; pass what phase_scores returns"
         )
-    return scores.argmax(1)
+    scores = scores.detach()
+    tied = find_ties(scores)
+    if not _may_branch(scores):
+        return _settle_ties(tied, maps, strides)
+    phase = scores.argmax(1)
+    rows = (tied.sum(1) > 1).nonzero().flatten()
+    if len(rows) > 0:
+        phase[rows] = _settle_ties(tied[rows], [other[rows] for other in maps], strides)
+    return phase

@@ -1,0 +1,94 @@
+"""Which of several equally strong components: a rule that moves with the content.
+
+Symmetric content has components of exactly equal strength: a mirror-symmetric image has, for each
+component, its mirror image.  A rule that names a phase ("the first one") then changes its mind when
+the image is shifted.  The rule here looks at all the maps that the phase will be applied to, as
+they are seen from each pixel, and gives each view a number; of the tied components, the one that
+holds the pixel of the largest number is chosen.
+
+Two pixels get the same number if the maps look the same from both: if the maps do not change under
+the translation from one pixel to the other.  Components that stay tied are then translates of each
+other together with everything around them, and the choice between them does not matter.  Views that
+differ get different numbers but for a coincidence in the last bits of a float64.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from shiftproof.ops.channels import sum_channels
+
+TOLERANCE = 1e-9
+"""Scores this close to the best, relative to it, count as equal to it.
+
+Where rounding depends on the position, on GPUs, symmetric content ties up to that rounding.  In
+deep untrained networks norms differ by as little as 1e-8, and there the norm must decide.
+"""
+
+_GOLDEN = (math.sqrt(5) - 1) / 2
+
+
+def find_ties(scores: Tensor) -> Tensor:
+    """Mark the phases that are as good as the best.
+
+    Args:
+        scores: Scores, ``(N, P)``.
+
+    Returns:
+        Truth values, ``(N, P)``, at least one true per row.
+    """
+    best = scores.amax(1, keepdim=True)
+    if not scores.is_floating_point():
+        return scores == best
+    # The first condition holds for infinite scores too, where the second is not a number.
+    return (scores == best) | (scores >= best - TOLERANCE * best.abs())
+
+
+def _spread(index: Tensor) -> Tensor:
+    """Numbers in [0.5, 1) for whole numbers, without a simple relation between them."""
+    return 0.5 + 0.5 * torch.frac(index * index * _GOLDEN + index * math.pi)
+
+
+def _sum_views(pixels: Tensor) -> Tensor:
+    """At each pixel the weighted sum of the whole map, with weights that follow the pixel.
+
+    The window doubles with each step: a pixel adds what the pixel at the window's far side has
+    summed so far, times a factor of its own for each step.  All operations are elementwise, so each
+    pixel's rounding is the same wherever on the map it is.
+    """
+    step = 0
+    for axis in range(1, pixels.ndim):
+        reach = 1
+        while reach < pixels.shape[axis]:
+            factor = 0.5 + 0.5 * math.modf(step * step * _GOLDEN + (step + 1) * math.e)[0]
+            # Two operations on purpose: a fused one rounds differently in a vector and behind it.
+            pixels = pixels + torch.roll(pixels, -reach, axis) * factor
+            reach *= 2
+            step += 1
+    return pixels
+
+
+def view_numbers(maps: Sequence[Tensor]) -> Tensor:
+    """Give the view of the maps from each pixel a number.
+
+    Args:
+        maps: Feature maps of one spatial size, each ``(N, C, *spatial)``.  NaN counts as zero,
+            infinity as the largest finite number.
+
+    Returns:
+        The numbers, ``(N, *spatial)`` float64.
+    """
+    total: Tensor | None = None
+    channel = 1
+    for x in maps:
+        wide = torch.float32 if x.device.type == "mps" else torch.float64
+        values = x.detach().to(wide).nan_to_num(posinf=1e38, neginf=-1e38)
+        index = torch.arange(channel, channel + x.shape[1], device=x.device, dtype=wide)
+        weights = _spread(index).view(-1, *[1] * (x.ndim - 2))
+        summed = sum_channels(values * weights)
+        total = summed if total is None else total + summed
+        channel += x.shape[1]
+    assert total is not None
+    return _sum_views(total)
