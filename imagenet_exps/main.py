@@ -103,6 +103,11 @@ def parser() -> argparse.ArgumentParser:
 
 def configure(args: argparse.Namespace, processes_per_node: int) -> ImagenetConfig:
     """Turn the command line into a configuration."""
+    if args.arch.startswith("cifar_"):
+        raise ValueError(
+            f"--arch: the network must be one for ImageNet, got {args.arch}; see "
+            "supported_architectures.txt"
+        )
     options: dict[str, object] = {}
     if args.apspool_criterion != "l2":
         options["selector"] = CRITERIA[args.apspool_criterion]

@@ -18,7 +18,7 @@ ORDINARY = frozenset(
     trunk + placement
     for trunk in TRUNKS
     for placement in PLACEMENTS
-    if trunk != "resnet50" or placement in ("", "_lpf3", "_aps3", "_pa")
+    if not trunk.endswith("50") or placement in ("", "_lpf3", "_aps3", "_pa")
 )
 
 # Differences of logits, in units of their standard deviation over images.

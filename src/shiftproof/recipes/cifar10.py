@@ -29,6 +29,7 @@ from shiftproof.recipes.outcome import (
     agree_on_seed,
     build_seeded,
     check_size,
+    load_best,
     make_result,
     show_rate,
 )
@@ -196,6 +197,11 @@ def run_cifar10(config: Cifar10Config, process: Process) -> RunResult | None:
         ValueError: If something in the configuration does not fit.
         RuntimeError: If the data or a checkpoint cannot be read, or training diverges.
     """
+    if process.world_size > 1:
+        raise ValueError(
+            f"cifar10: the experiment must run in one process, got {process.world_size}; start it "
+            "without torchrun"
+        )
     keep_freed_memory()
     files, measured, test_protocol = config.files, None, None
     if config.measure_consistency:
@@ -241,8 +247,7 @@ def run_cifar10(config: Cifar10Config, process: Process) -> RunResult | None:
         if not config.evaluate_only and not trainer.fit(resume, config.start_epoch):
             return None
         history = trainer.progress.history
-        state = load_checkpoint(best)
-        trainer.model.load_state_dict(state["model"])
+        load_best(trainer.model, files)
         tested = evaluate(
             trainer.model,
             splits[2],

@@ -1,6 +1,7 @@
 """The paper's ImageNet experiments, on any folder of class folders."""
 
 import dataclasses
+import importlib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from shiftproof.recipes.outcome import (
     agree_on_seed,
     build_seeded,
     check_size,
+    load_best,
     make_result,
     show_rate,
 )
@@ -165,9 +167,7 @@ def run_imagenet(process: Process, config: ImagenetConfig) -> RunResult | None:
     if process.is_main:
         files.folder.mkdir(parents=True, exist_ok=True)
         if config.wandb:
-            require("wandb", extra="train").init(
-                project="shiftproof", config=describe(config), sync_tensorboard=True
-            )
+            _start_wandb(config)
     with Journal(
         files.folder, enabled=process.is_main, print_every=config.print_every, position=position
     ) as journal:
@@ -200,8 +200,9 @@ def run_imagenet(process: Process, config: ImagenetConfig) -> RunResult | None:
                 return None
             history, unreadable = trainer.progress.history, trainer.unreadable
             # Each process reads the file, so that all evaluate the same weights.
-            model.load_state_dict(load_checkpoint(files.path(files.best))["model"])
-            values["seconds per epoch"] = sum(e.seconds for e in history) / len(history)
+            load_best(model, files)
+            if history:
+                values["seconds per epoch"] = sum(e.seconds for e in history) / len(history)
         measured = _evaluate(config, model, val_data, process, journal, unreadable)
         broken = unreadable.over_all_processes()
         result = make_result(
@@ -218,6 +219,17 @@ def run_imagenet(process: Process, config: ImagenetConfig) -> RunResult | None:
             _write_result(files, result, journal)
         barrier()
         return result
+
+
+def _start_wandb(config: ImagenetConfig) -> None:
+    try:
+        wandb = importlib.import_module("wandb")
+    except ModuleNotFoundError as error:
+        raise RuntimeError(
+            "--wandb: the package wandb must be installed, got none; run pip install wandb or "
+            "leave --wandb out"
+        ) from error
+    wandb.init(project="shiftproof", config=describe(config), sync_tensorboard=True)
 
 
 def _open(config: ImagenetConfig) -> tuple[ImageDataset | None, ImageDataset]:

@@ -5,7 +5,8 @@ import torch.distributed as dist
 from torch import nn
 
 from shiftproof.results import Environment, EpochResult, RateResult, RunResult
-from shiftproof.training import ModelConfig
+from shiftproof.training import ModelConfig, RunFiles
+from shiftproof.training.checkpoint import load_checkpoint
 from shiftproof.training.config import describe
 from shiftproof.training.distributed import Process, in_group
 
@@ -63,6 +64,23 @@ def check_size(model: nn.Module, size: int) -> None:
             f"image size: height and width must be multiples of the network's total stride "
             f"{stride}, got {size}; use {near}"
         )
+
+
+def load_best(model: nn.Module, files: RunFiles) -> None:
+    """Load the weights of the best validation accuracy into a network.
+
+    A run that went on in another folder may not have beaten the best of the old one: then the last
+    weights are taken, and after no epoch at all the network stays as it is.
+
+    Args:
+        model: The network.
+        files: The places of the run.
+    """
+    for name in (files.best, files.last):
+        path = files.path(name)
+        if path.is_file():
+            model.load_state_dict(load_checkpoint(path)["model"])
+            return
 
 
 def device_name(device: torch.device) -> str:

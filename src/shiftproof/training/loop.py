@@ -1,10 +1,8 @@
 """The training loop: one network, one process or many, resumable after any step."""
 
 import contextlib
-import dataclasses
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,43 +36,8 @@ from shiftproof.training.evaluation import Evaluation, evaluate, to_device
 from shiftproof.training.interrupt import GracefulStop
 from shiftproof.training.journal import Journal
 from shiftproof.training.precision import autocast
+from shiftproof.training.progress import Progress
 from shiftproof.training.unreadable import Unreadable
-
-
-@dataclass
-class Progress:
-    """How far a run has come: everything but weights and momentum that it takes to go on.
-
-    Attributes:
-        epoch: Epoch in progress, from 0.
-        step: Optimiser steps done in it; all of them if only its validation is missing.
-        sums: Over the images of this epoch so far: loss, correct ones and number; ``(3,)`` float64.
-        seconds: Spent training in this epoch so far.
-        history: Results of the finished epochs.
-    """
-
-    epoch: int
-    step: int
-    sums: Tensor
-    seconds: float
-    history: list[EpochResult]
-
-    @classmethod
-    def start(cls, epoch: int = 0) -> "Progress":
-        """Stand at the start of an epoch.
-
-        Args:
-            epoch: The epoch.
-
-        Returns:
-            Progress with nothing done.
-        """
-        return cls(epoch, 0, torch.zeros(3, dtype=torch.float64), 0.0, [])
-
-    @property
-    def best(self) -> float:
-        """Best validation accuracy so far."""
-        return max((result.val_rates["top-1"].value for result in self.history), default=-1.0)
 
 
 class Trainer:
@@ -307,13 +270,13 @@ class Trainer:
         self.journal.scalars("epoch", finished, step, values)
         self.progress = Progress.start(finished + 1)
         self.progress.history = [*progress.history, result]
-        self._save()
+        # The last one is written last: a run that is killed in between repeats the epoch and writes
+        # the others again.
+        names = [self.files.best] if result.val_rates["top-1"].value > best_before else []
+        if self.files.numbered and finished % self.files.numbered_every == 0:
+            names.append(self.files.numbered.format(epoch=finished))
+        self._save(*names, self.files.last)
         if self.process.is_main:
-            last = self.files.path(self.files.last)
-            if result.val_rates["top-1"].value > best_before:
-                copy_checkpoint(last, self.files.path(self.files.best))
-            if self.files.numbered and finished % self.files.numbered_every == 0:
-                copy_checkpoint(last, self.files.path(self.files.numbered.format(epoch=finished)))
             shown = [f"train loss {result.train_loss:.4f} top-1 {100 * result.train_top1:.2f} %"]
             shown += [f"val loss {result.val_loss:.4f}"]
             shown += [f"{name} {rate.percent:.2f} %" for name, rate in result.val_rates.items()]
@@ -322,7 +285,7 @@ class Trainer:
             self.on_epoch(self.progress.history)
 
     def _stopped(self, stop: GracefulStop) -> bool:
-        self._save()
+        self._save(self.files.last)
         self.journal.line(
             f"stopped by {stop.signal_name or 'a signal to another process'} in epoch "
             f"{self.progress.epoch + 1} after step {self.progress.step} of "
@@ -330,9 +293,8 @@ class Trainer:
         )
         return False
 
-    def _save(self) -> None:
-        """Write the last checkpoint on the main process; the others wait."""
-        progress = self.progress
+    def _save(self, first: str, *copies: str) -> None:
+        """Write a checkpoint, and copies of it, on the main process; the others wait."""
         broadcast_buffers(self.model)
         sums = self._summed()
         finite = all(bool(value.isfinite().all()) for value in self.model.state_dict().values())
@@ -340,22 +302,18 @@ class Trainer:
             lr = self.optimizer.param_groups[0]["lr"]
             raise self._not_finite("a weight is not finite", lr)
         if self.process.is_main:
-            save_checkpoint(
-                self.files.path(self.files.last),
-                {
-                    "config": describe(self.config),
-                    "model": dict(self.model.state_dict()),
-                    "optimizer": self.optimizer.state_dict(),
-                    "epoch": progress.epoch,
-                    "step": progress.step,
-                    "sums": sums,
-                    "seconds": progress.seconds,
-                    "history": [dataclasses.asdict(result) for result in progress.history],
-                    "plan": self._plan_key(),
-                    "journal": self.journal.position(),
-                    "rng": rng_state(),
-                },
-            )
+            state = {
+                "config": describe(self.config),
+                "model": dict(self.model.state_dict()),
+                "optimizer": self.optimizer.state_dict(),
+                **self.progress.to_state(sums),
+                "plan": self._plan_key(),
+                "journal": self.journal.position(),
+                "rng": rng_state(),
+            }
+            save_checkpoint(self.files.path(first), state)
+            for name in copies:
+                copy_checkpoint(self.files.path(first), self.files.path(name))
         barrier()
 
     def _plan_key(self) -> dict[str, int]:
@@ -390,10 +348,7 @@ class Trainer:
             )
         self.model.load_state_dict(data["model"])
         self.optimizer.load_state_dict(data["optimizer"])
-        history = [EpochResult.from_dict(result) for result in data["history"]]
-        # The sums are over all processes, so one of them takes them over.
-        sums = data["sums"] if self.process.is_main else torch.zeros_like(data["sums"])
-        self.progress = Progress(data["epoch"], data["step"], sums, data["seconds"], history)
+        self.progress = Progress.from_state(data, takes_sums=self.process.is_main)
         restore_rng_state(data["rng"])
         if self.process.is_main:
-            self.on_epoch(history)
+            self.on_epoch(self.progress.history)
