@@ -10,7 +10,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from shiftproof.models.downsampling import Downsampling
-from shiftproof.nn import Conv2d
+from shiftproof.nn import Conv2d, GlobalMean
 from shiftproof.ops.padding import PaddingMode
 
 
@@ -206,8 +206,9 @@ class ResNet(nn.Module):
             height and width are multiples of ``total_stride``.
 
     Equivariance:
-        Where ``is_shift_invariant``: logits to rounding under every circular shift.
-        Else none.  Checked by ``tests/models/test_invariance.py``.
+        Where ``is_shift_invariant``: exact under every circular shift, to the last bit where the
+        convolutions are (CPU, float32), elsewhere to their rounding.  Else none.  Checked by
+        ``tests/models/test_invariance.py``.
     """
 
     def __init__(
@@ -240,7 +241,8 @@ class ResNet(nn.Module):
             self.add_module(f"layer{number}", nn.Sequential(*blocks))
             stages.append(f"layer{number}")
         self.stages = tuple(stages)
-        self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
+        # The others keep torchvision's pooling, and so its logits to the last bit.
+        self.avgpool = GlobalMean() if self.is_shift_invariant else nn.AdaptiveAvgPool2d((1, 1))
         self.fc = nn.Linear(channels, trunk.num_classes if num_classes is None else num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):

@@ -20,7 +20,7 @@ from shiftproof.nn.lowpass import (
     LowPass2d,
     LowPass3d,
 )
-from shiftproof.nn.pool import MaxPool2d
+from shiftproof.nn.pool import GlobalMean, MaxPool2d
 from shiftproof.nn.selectors import FirstPhase, LargestNorm, LargestValue, SmallestNorm
 from shiftproof.nn.upsample import PolyphaseUpsample1d, PolyphaseUpsample2d, PolyphaseUpsample3d
 
@@ -33,6 +33,7 @@ __all__ = [
     "BlurPool3d",
     "Conv2d",
     "FirstPhase",
+    "GlobalMean",
     "LargestNorm",
     "LargestValue",
     "LowPass1d",

@@ -53,3 +53,29 @@ class MaxPool2d(nn.Module):
     def extra_repr(self) -> str:
         """Show the padding."""
         return f"padding={self.padding}, padding_mode={self.padding_mode!r}"
+
+
+class GlobalMean(nn.Module):
+    """Mean of each channel over all pixels, the same bit for bit under every circular shift.
+
+    Stands where other networks have ``torch.nn.AdaptiveAvgPool2d(1)`` and ``flatten``; for maps of
+    1, 2 or 3 spatial axes.
+
+    Equivariance:
+        Invariant, exact (bitwise), under circular shifts, see ``ops.global_mean``.  Checked by
+        ``tests/ops/test_pooling.py``.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Average a map.
+
+        Args:
+            x: Feature map, ``(N, C, *spatial)``.
+
+        Returns:
+            The means, ``(N, C)``.
+
+        Raises:
+            ValueError: If the input is not a batch of 1-D, 2-D or 3-D maps.
+        """
+        return ops.global_mean(x)

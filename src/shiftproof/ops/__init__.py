@@ -10,6 +10,7 @@ from shiftproof.ops.polyphase import (
     polyphase_split,
     take_phase,
 )
+from shiftproof.ops.pooling import global_mean
 from shiftproof.ops.scores import first_phase, largest_values, phase_scores, select_phase
 from shiftproof.ops.shift import circular_shift, crop_shift, zero_fill_shift
 
@@ -19,6 +20,7 @@ __all__ = [
     "circular_shift",
     "crop_shift",
     "first_phase",
+    "global_mean",
     "largest_values",
     "lowpass",
     "pad",
