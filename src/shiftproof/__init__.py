@@ -1,7 +1,7 @@
 """Convolutional networks that are exactly shift invariant."""
 
 from shiftproof import metrics, models, nn, ops
-from shiftproof.models import create_model, list_models, load_published
+from shiftproof.models import create_model, list_models, load_published, valid_sizes
 
 __version__ = "0.1.0"
 
@@ -13,4 +13,5 @@ __all__ = [
     "models",
     "nn",
     "ops",
+    "valid_sizes",
 ]

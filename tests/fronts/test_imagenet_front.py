@@ -245,8 +245,8 @@ def test_an_indivisible_image_size_is_one_line(tmp_path, dataset, monkeypatch, c
     monkeypatch.setattr(imagenet, "CROP", 112)
     assert start(MAIN, "--data", dataset, "--out-dir", tmp_path / "out") == 1
     assert capsys.readouterr().err == (
-        "error: image size: height and width must be multiples of the network's total stride 32, "
-        "got 112; use 96 or 128\n"
+        "error: image size: height and width must be multiples of 32, got 112x112: layer4 would "
+        "see 7x7; use 96x96 or 128x128\n"
     )
     assert not (tmp_path / "out").exists()
 

@@ -223,7 +223,7 @@ def test_a_new_run_does_not_replace_another(tmp_path, finished):
         ({"evaluate_only": True}, RuntimeError, "--evaluate_only: there must be a trained network"),
         ({"train_split": 1.0}, ValueError, "--train_split: the share must leave images .* 1.0 of"),
         ({"train_split": 0.01}, ValueError, "--train_split: the share must leave images"),
-        ({"center_crop": 30}, ValueError, "multiples of the network's total stride 4, got 30; use"),
+        ({"center_crop": 30}, ValueError, "multiples of 4, got 30x30: layer3 would see 15x15; use"),
         ({"center_crop": 36}, ValueError, "size must be at most the images' 32x32, got 36"),
         ({"center_crop": 0}, ValueError, "size must be at least 1, got 0"),
         ({"erase_test": 40}, ValueError, "images must be at least 44 pixels high and wide"),

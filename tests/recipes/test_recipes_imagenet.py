@@ -173,7 +173,9 @@ def test_a_missing_folder_is_an_error(tmp_path, configure, missing):
 
 def test_an_indivisible_size_is_an_error(tmp_path, configure, monkeypatch):
     monkeypatch.setattr(imagenet, "CROP", 30)
-    with pytest.raises(ValueError, match="total stride 4, got 30; use 28 or 32"):
+    with pytest.raises(
+        ValueError, match="multiples of 4, got 30x30: layer3 would see 15x15; use 28x28 or 32x32"
+    ):
         run(configure(tmp_path))
     assert not (tmp_path / "run").exists()
 

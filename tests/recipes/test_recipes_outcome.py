@@ -53,14 +53,14 @@ def test_an_error_of_our_own_is_not_hidden():
 @pytest.mark.parametrize(
     ("name", "size", "near"),
     [
-        ("cifar_resnet20_aps1", 30, "28 or 32"),
-        ("cifar_resnet18_pa", 7, "8"),
-        ("resnet18_pa", 112, "96 or 128"),
+        ("cifar_resnet20_aps1", 30, "28x28 or 32x32"),
+        ("cifar_resnet18_pa", 7, "8x8"),
+        ("resnet18_pa", 112, "96x96 or 128x128"),
     ],
 )
 def test_a_size_that_breaks_the_promise_is_refused(name, size, near):
     model = create_model(name)
-    with pytest.raises(ValueError, match=rf"stride {model.total_stride}, got {size}; use {near}$"):
+    with pytest.raises(ValueError, match=rf"of {model.total_stride}, got {size}x{size}: .*; use {near}$"):
         check_size(model, size)
     check_size(model, 32)
 

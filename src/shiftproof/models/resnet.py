@@ -10,6 +10,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from shiftproof.models.downsampling import Downsampling
+from shiftproof.models.sizes import Places, require_size
 from shiftproof.nn import Conv2d, GlobalMean
 from shiftproof.ops.padding import PaddingMode
 
@@ -190,6 +191,13 @@ class Trunk:
         """Pixels of the input per pixel of the last feature map."""
         return (4 if self.imagenet_stem else 1) << (len(self.depths) - 1)
 
+    @property
+    def places(self) -> Places:
+        """Where the network halves its maps."""
+        names = ["conv1", "maxpool"] if self.imagenet_stem else []
+        names += [f"layer{number}" for number in range(2, len(self.depths) + 1)]
+        return tuple((name, 2**number) for number, name in enumerate(names, 1))
+
 
 class ResNet(nn.Module):
     """A residual network with torchvision's module names, and so its state_dict.
@@ -202,6 +210,8 @@ class ResNet(nn.Module):
 
     Attributes:
         total_stride: Pixels of the input per pixel of the last feature map.
+        size_multiple: What height and width must be multiples of: ``total_stride`` for a network
+            that chooses phases, 1 for the others.
         is_shift_invariant: Whether the logits ignore circular shifts of the input, given that
             height and width are multiples of ``total_stride``.
 
@@ -222,7 +232,8 @@ class ResNet(nn.Module):
         super().__init__()
         self.total_stride = trunk.total_stride
         self.is_shift_invariant = downsampling.is_shift_invariant
-        self.needs_multiples = downsampling.needs_even_maps
+        self.size_multiple = trunk.total_stride if downsampling.needs_even_maps else 1
+        self.places = trunk.places if downsampling.needs_even_maps else ()
         width, mode = trunk.widths[0], downsampling.padding_mode
         stride, align, pool = downsampling.stem() if trunk.imagenet_stem else (1, None, None)
         self.align = align
@@ -258,9 +269,10 @@ class ResNet(nn.Module):
             Logits, ``(N, num_classes)``.
 
         Raises:
-            ValueError: If the network chooses phases and a map on the way has an odd size; a
-                multiple of ``total_stride`` never does.
+            ValueError: If the height or the width is not a multiple of ``size_multiple``.
         """
+        if self.places:
+            x = require_size(x, type(self).__name__, self.places)
         if self.align is not None:
             x = self.align(x)
         x = self.relu(self.bn1(self.conv1(x)))

@@ -4,6 +4,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from shiftproof.models.sizes import describe_misfit
 from shiftproof.results import Environment, EpochResult, RateResult, RunResult
 from shiftproof.training import ModelConfig, RunFiles
 from shiftproof.training.checkpoint import load_checkpoint
@@ -56,14 +57,9 @@ def check_size(model: nn.Module, size: int) -> None:
     Raises:
         ValueError: If the network chooses phases and the size is not a multiple of its stride.
     """
-    stride = int(getattr(model, "total_stride", 1))
-    if getattr(model, "needs_multiples", False) and size % stride:
-        below, above = size // stride * stride, -(-size // stride) * stride
-        near = f"{below} or {above}" if below else f"{above}"
-        raise ValueError(
-            f"image size: height and width must be multiples of the network's total stride "
-            f"{stride}, got {size}; use {near}"
-        )
+    misfit = describe_misfit((size, size), getattr(model, "places", ()))
+    if misfit is not None:
+        raise ValueError(f"image size: {misfit}")
 
 
 def load_best(model: nn.Module, files: RunFiles) -> None:
