@@ -60,7 +60,8 @@ def test_an_error_of_our_own_is_not_hidden():
 )
 def test_a_size_that_breaks_the_promise_is_refused(name, size, near):
     model = create_model(name)
-    with pytest.raises(ValueError, match=rf"of {model.total_stride}, got {size}x{size}: .*; use {near}$"):
+    rule = rf"of {model.total_stride}, got {size}x{size}: .*; use {near}$"
+    with pytest.raises(ValueError, match=rule):
         check_size(model, size)
     check_size(model, 32)
 
