@@ -27,6 +27,9 @@ Where rounding depends on the position, on GPUs, symmetric content ties up to th
 deep untrained networks norms differ by as little as 1e-8, and there the norm must decide.
 """
 
+_MAX_DOUBLINGS = 13
+"""Maps may have up to 2^13 pixels along an axis."""
+
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
 
@@ -51,6 +54,12 @@ def _spread(index: Tensor) -> Tensor:
     return 0.5 + 0.5 * torch.frac(index * index * _GOLDEN + index * math.pi)
 
 
+def _factor(axis: int, bit: int) -> float:
+    """A number in [0.5, 1) of its own for each doubling of the window."""
+    index = _MAX_DOUBLINGS * axis + bit
+    return 0.5 + 0.5 * math.modf(index * index * _GOLDEN + (index + 1) * math.e)[0]
+
+
 def _sum_views(pixels: Tensor) -> Tensor:
     """At each pixel the weighted sum of the whole map, with weights that follow the pixel.
 
@@ -58,15 +67,20 @@ def _sum_views(pixels: Tensor) -> Tensor:
     summed so far, times a factor of its own for each step.  All operations are elementwise, so each
     pixel's rounding is the same wherever on the map it is.
     """
-    step = 0
     for axis in range(1, pixels.ndim):
-        reach = 1
-        while reach < pixels.shape[axis]:
-            factor = 0.5 + 0.5 * math.modf(step * step * _GOLDEN + (step + 1) * math.e)[0]
+        size = pixels.shape[axis]
+        # In an exported graph the size may be unknown: all steps are there, the idle ones add zero.
+        known = isinstance(size, int)
+        for bit in range(_MAX_DOUBLINGS):
+            reach = 1 << bit
+            if known and reach >= size:
+                break
             # Two operations on purpose: a fused one rounds differently in a vector and behind it.
-            pixels = pixels + torch.roll(pixels, -reach, axis) * factor
-            reach *= 2
-            step += 1
+            added = torch.roll(pixels, -reach, axis) * _factor(axis, bit)
+            if not known:
+                needed = torch.full((), size, device=pixels.device) > reach
+                added = torch.where(needed, added, 0.0)
+            pixels = pixels + added
     return pixels
 
 
