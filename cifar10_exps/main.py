@@ -82,6 +82,11 @@ def parser() -> argparse.ArgumentParser:
 def configure(args: argparse.Namespace) -> Cifar10Config:
     """Turn the command line into a configuration."""
     options: dict[str, object] = {"padding_mode": args.conv_pad_type}
+    if args.apspool_criterion != "l2" and not args.arch.endswith(("_aps", "_pa")):
+        raise ValueError(
+            f"--apspool_criterion: the network must be an _aps or _pa one, got {args.arch}, which "
+            "chooses nothing; leave the flag out"
+        )
     if args.apspool_criterion != "l2":
         options["selector"] = CRITERIA[args.apspool_criterion]
     milestones = MultiStep(tuple(args.scheduler_milestones), args.gamma)

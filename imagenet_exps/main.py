@@ -109,6 +109,17 @@ def configure(args: argparse.Namespace, processes_per_node: int) -> ImagenetConf
             "supported_architectures.txt"
         )
     options: dict[str, object] = {}
+    chooses = "_aps" in args.arch or args.arch.endswith("_pa")
+    if args.apspool_criterion != "l2" and not chooses:
+        raise ValueError(
+            f"--apspool_criterion: the network must be an _aps or _pa one, got {args.arch}, which "
+            "chooses nothing; leave the flag out"
+        )
+    if args.pool_only and not ("_aps" in args.arch or "_lpf" in args.arch):
+        raise ValueError(
+            f"--pool_only: the network must be an _aps or _lpf one, got {args.arch}, whose stem is "
+            "torchvision's; leave the flag out"
+        )
     if args.apspool_criterion != "l2":
         options["selector"] = CRITERIA[args.apspool_criterion]
     if args.pool_only:
@@ -174,7 +185,7 @@ def run(args: argparse.Namespace) -> int:
             (config,),
             processes_per_node=per_node,
             num_nodes=max(1, args.world_size),
-            node_rank=max(0, args.rank),
+            node_rank=args.rank if args.world_size > 1 else 0,
             init_method=args.dist_url,
             backend=backend,
             device=args.gpu,

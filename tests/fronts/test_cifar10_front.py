@@ -181,7 +181,6 @@ def test_the_papers_command_trains_on_the_cpu_with_one_warning(tmp_path, dataset
     ("arguments", "message"),
     [
         (["--arch", "resnet20_apz"], "--arch: the architecture must be one of resnet20, "),
-        (["--filter_size", "3"], "--filter_size: the size must be 1 to 7, and 1 for resnet18"),
         (["--arch", "resnet20_aps", "--filter_size", "8"], "--filter_size: "),
         (["--arch", "resnet20_aps", "--base_center_crop", "30"], "image size: height and width"),
         (["--batch_size", "0"], "train: batch_size must be at least 1, got 0"),
@@ -194,7 +193,7 @@ def test_the_papers_command_trains_on_the_cpu_with_one_warning(tmp_path, dataset
         (["--evaluate_only"], "--evaluate_only: there must be a trained network"),
         (["--device_id", "tpu"], "pick_device: the device must be cpu or the index"),
         (["--evaluate_on_erase", "--random_erase_patch", "0"], "EraseSquare: patch must be"),
-        (["--apspool_criterion", "l1"], "create_model: options of cifar_resnet18 must be among"),
+        (["--apspool_criterion", "l1"], "--apspool_criterion: the network must be an _aps"),
     ],
 )
 def test_bad_values_are_one_line(tmp_path, dataset, capsys, arguments, message):

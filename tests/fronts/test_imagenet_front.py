@@ -220,8 +220,8 @@ def test_pool_only_tells_what_it_costs(capsys):
         (["--lr", "0"], "train: lr must be positive, got 0.0"),
         (["--lr_step", "0"], "Step: every must be at least 1 epoch, got 0"),
         (["--seed", "-1"], "train: seed must be in"),
-        (["--arch", "resnet18", "--apspool_criterion", "l1"], "create_model: options of resnet18"),
-        (["--arch", "resnet18", "--pool_only"], "create_model: options of resnet18 must be"),
+        (["--arch", "resnet18", "--apspool_criterion", "l1"], "--apspool_criterion: the network"),
+        (["--arch", "resnet18", "--pool_only"], "--pool_only: the network must be an _aps"),
     ],
 )
 def test_bad_values_are_one_line(

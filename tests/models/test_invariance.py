@@ -93,3 +93,25 @@ def test_options_that_give_invariance_up(name, options):
     model = build(name, **options)
     assert not model.is_shift_invariant
     assert worst_difference(model, photographs(model)) > DIFFERENT
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "name", ["resnet18_aps3", "resnet18_pa", "cifar_resnet20_aps1", "cifar_resnet20_pa"]
+)
+def test_no_bit_of_the_logits_changes_in_channels_last(name):
+    model = build(name).eval().to(memory_format=torch.channels_last)
+    images = photographs(model).contiguous(memory_format=torch.channels_last)
+    expected = model(images)
+    for shift in random_shifts(5, len(images)):
+        assert torch.equal(model(circular_shift(images, shift)), expected)
+
+
+@pytest.mark.parametrize("name", ["cifar_resnet20_aps3", "cifar_resnet20_pa"])
+def test_mirror_symmetric_and_enlarged_photographs_are_covered(name):
+    model = build(name)
+    images = photographs(model)
+    mirrored = torch.cat([images, images.flip(3)], 3)
+    enlarged = images.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    assert worst_difference(model, mirrored) < ROUNDING
+    assert worst_difference(model, enlarged) < ROUNDING

@@ -85,3 +85,10 @@ def test_a_padding_mode_is_known():
     message = "pad: padding_mode must be one of circular, zeros, reflect, got 'replicate'"
     with pytest.raises(ValueError, match=message):
         ops.pad(torch.zeros(1, 1, 4, 4), (1, 1), (1, 1), "replicate")
+
+
+def test_widths_must_be_given_for_each_axis():
+    with pytest.raises(ValueError, match="one width per spatial axis, 2 here"):
+        ops.pad(torch.ones(1, 1, 4, 4), (1,), (1,), "zeros")
+    with pytest.raises(ValueError, match=r"pad: input must be \(N, C, \*spatial\)"):
+        ops.pad(torch.ones(4, 4), (1,), (1,), "circular")

@@ -52,6 +52,8 @@ def test_gradients():
     assert torch.autograd.gradgradcheck(ops.global_mean, x)
     (grad,) = torch.autograd.grad(ops.global_mean(x).sum(), x)
     assert torch.equal(grad, torch.full_like(x, 1 / 6))
+    _, moved = torch.func.jvp(ops.global_mean, (x.detach(),), (torch.ones_like(x),))
+    torch.testing.assert_close(moved, torch.ones_like(moved))
 
 
 def test_a_compiled_mean_is_the_same():

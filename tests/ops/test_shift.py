@@ -101,3 +101,8 @@ def test_a_shift_is_one_integer_per_axis(shift_by):
 def test_a_crop_must_lie_inside(shift):
     with pytest.raises(ValueError, match="crop_shift: the window must lie inside the image of 4x4"):
         ops.crop_shift(torch.zeros(2, 1, 4, 4), shift, (2, 2))
+
+
+def test_a_window_must_have_one_size_per_axis():
+    with pytest.raises(ValueError, match="crop_shift: size must have one value per spatial axis"):
+        ops.crop_shift(torch.ones(1, 1, 4, 4), (0, 0), (2,))

@@ -98,13 +98,19 @@ def test_an_unknown_architecture_is_an_error(arch):
     [
         *(("resnet18_aps", size) for size in (-1, 0, 8, 10)),
         ("resnet18_lpf", 8),
-        ("resnet18", 3),
-        ("resnet18_pa", 3),
+        ("resnet18", 8),
     ],
 )
-def test_a_filter_that_a_network_does_not_have_is_an_error(arch, size):
-    with pytest.raises(ValueError, match=rf"--filter_size: .* got {size} for {arch}; choose"):
+def test_a_filter_of_another_size_is_an_error(arch, size):
+    with pytest.raises(ValueError, match=rf"--filter_size: the size must be 1 to 7, got {size};"):
         model_name(arch, size)
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "resnet18_pa"])
+def test_a_filter_for_a_network_without_one_is_ignored_with_a_warning(arch, capsys):
+    assert model_name(arch, 3) == f"cifar_{arch}"
+    warning = f"warning: --filter_size: {arch} has no filter, 3 is ignored\n"
+    assert capsys.readouterr().err == warning
 
 
 @pytest.mark.parametrize(

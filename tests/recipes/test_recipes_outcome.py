@@ -5,8 +5,16 @@ from shiftproof import create_model
 from shiftproof.metrics import rate
 from shiftproof.recipes.command import run_command
 from shiftproof.recipes.criteria import CRITERIA
-from shiftproof.recipes.outcome import agree_on_seed, build_seeded, check_size, show_rate
+from shiftproof.recipes.outcome import (
+    agree_on_seed,
+    build_seeded,
+    check_size,
+    load_trained,
+    show_rate,
+)
 from shiftproof.training import ModelConfig
+from shiftproof.training.checkpoint import save_checkpoint
+from shiftproof.training.config import describe
 
 
 def fail_with(error):
@@ -95,3 +103,20 @@ def test_every_criterion_is_one_score_per_component(name):
     assert scores.shape == (2, 4)
     model = create_model("cifar_resnet20_aps1", selector=CRITERIA[name])
     assert model.is_shift_invariant
+
+
+def test_a_checkpoint_of_another_network_is_refused(tmp_path):
+    path, trained = tmp_path / "checkpoint.pt", ModelConfig("cifar_resnet20_lpf3", 10)
+    model = trained.build()
+    weights = dict(model.state_dict())
+    save_checkpoint(path, {"config": {"model": describe(trained)}, "model": weights})
+    load_trained(trained.build(), trained, path)
+    for other in (
+        ModelConfig("cifar_resnet20_aps3", 10),
+        ModelConfig("cifar_resnet20_lpf3", 10, options={"padding_mode": "zeros"}),
+    ):
+        with pytest.raises(ValueError, match="the network must be the one that was trained"):
+            load_trained(other.build(), other, path)
+    save_checkpoint(path, {"model": weights})
+    with pytest.raises(ValueError, match="the checkpoint must be one of a training run"):
+        load_trained(model, trained, path)

@@ -81,7 +81,8 @@ def create_model(
         in_channels: Channels of the input.
         weights: A file (``.safetensors``, or a state_dict or checkpoint that torch can load without
             running code), or the name of torchvision weights, for instance ``"IMAGENET1K_V1"``,
-            which torchvision downloads; random if None.
+            which torchvision downloads; random if None.  Torchvision's were trained with zero
+            padding: with circular padding they lose accuracy until they are fine-tuned.
         **options: ``padding_mode``: ``"circular"`` (default), ``"zeros"`` or ``"reflect"``.
             ``selector``: module that scores phases, copied for each place (``_aps`` and ``_pa``).
             ``pool_only``: keep the stem's strided convolution (ImageNet ``_lpf`` and ``_aps``; the

@@ -216,9 +216,9 @@ class ResNet(nn.Module):
             height and width are multiples of ``total_stride``.
 
     Equivariance:
-        Where ``is_shift_invariant``: exact under every circular shift, to the last bit where the
-        convolutions are (CPU, float32), elsewhere to their rounding.  Else none.  Checked by
-        ``tests/models/test_invariance.py``.
+        Where ``is_shift_invariant``, in eval mode: logits are the same under every circular shift,
+        bit for bit where the convolutions round alike at every pixel (CPU, float32, channels_last),
+        elsewhere to their rounding.  Else none.  Checked by ``tests/models/test_invariance.py``.
     """
 
     def __init__(

@@ -11,8 +11,9 @@ class MaxPool2d(nn.Module):
 
     Args:
         kernel_size: Side of the window, in pixels.
-        stride: Sampling stride, in pixels.
-        padding: Pixels to add before the first and after the last, on both axes.
+        stride: Sampling stride, in pixels; the side of the window if None.
+        padding: Pixels to add before the first and after the last, ``(before, after)``, the same on
+            both axes.
         padding_mode: ``"circular"``, ``"zeros"`` or ``"reflect"``; ``"zeros"`` pads with zeros,
             which after a ReLU equals torch's padding with minus infinity.
 
@@ -27,7 +28,7 @@ class MaxPool2d(nn.Module):
     def __init__(
         self,
         kernel_size: int,
-        stride: int = 1,
+        stride: int | None = None,
         padding: tuple[int, int] = (0, 0),
         padding_mode: PaddingMode = "circular",
     ) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from shiftproof.ops.channels import has_channels_last
 from shiftproof.ops.overrides import overridable
+from shiftproof.ops.phases import check_map
 
 PaddingMode = Literal["circular", "zeros", "reflect"]
 PADDING_MODES: tuple[PaddingMode, ...] = get_args(PaddingMode)
@@ -172,13 +173,20 @@ def pad(
         The extended map.
 
     Raises:
-        ValueError: If the padding mode is unknown.
+        ValueError: If the padding mode is unknown, there is not one width per axis, or the input is
+            not a batch of maps.
 
     Equivariance:
         With circular padding a convolution that follows is exactly equivariant to circular shifts;
         with the others it is not.  Checked by ``tests/ops/test_padding.py``.
     """
     check_padding_mode("pad", padding_mode)
+    num_dims = check_map("pad", x)
+    if len(before) != num_dims or len(after) != num_dims:
+        raise ValueError(
+            f"pad: before and after must have one width per spatial axis, {num_dims} here, got "
+            f"{tuple(before)} and {tuple(after)}; pass a width for each"
+        )
     widths = tuple(zip(before, after, strict=True))
     if not any(map(any, widths)):
         return x

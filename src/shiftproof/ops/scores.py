@@ -158,9 +158,9 @@ def select_phase(
     """Choose one phase per sample: the one of the largest score.
 
     Among phases whose scores equal the largest to a relative 1e-9, the content of the maps decides,
-    by a rule that moves with it, see ``shiftproof.ops.ties``.  Where nothing ties this costs
-    nothing in eager mode; in a compiled or exported graph, which must not look at values, it is
-    always computed.
+    by a rule that moves with it, see ``shiftproof.ops.ties``.  In eager mode the rule
+    is only computed for samples that tie, which a GPU must report to the host; in a compiled or
+    exported graph, which must not look at values, it is always computed.
 
     Args:
         x: Feature map, ``(N, C, *spatial)``; or all the maps of one spatial size that the phase

@@ -87,7 +87,8 @@ def crop_shift(x: Tensor, shift: Sequence[int] | Tensor, size: Sequence[int]) ->
         The windows, ``(N, C, *size)``.
 
     Raises:
-        ValueError: If the shift does not have one value per axis, or the window leaves the image.
+        ValueError: If the shift or the size does not have one value per axis, or the window leaves
+            the image.
         TypeError: If the shift is not made of integers.
 
     Equivariance:
@@ -96,6 +97,11 @@ def crop_shift(x: Tensor, shift: Sequence[int] | Tensor, size: Sequence[int]) ->
     """
     sizes = x.shape[2:]
     shifts = per_sample_shift("crop_shift", x, shift)
+    if len(size) != len(sizes):
+        raise ValueError(
+            f"crop_shift: size must have one value per spatial axis, {len(sizes)} here, got "
+            f"{tuple(size)}; pass for instance {tuple(sizes)}"
+        )
     largest = torch.tensor(
         [full - part for full, part in zip(sizes, size, strict=True)], device=x.device
     )

@@ -79,11 +79,12 @@ def model_name(arch: str, filter_size: int) -> str:
         )
     filtered = arch.endswith(("_lpf", "_aps"))
     name = f"cifar_{arch}{filter_size}" if filtered else f"cifar_{arch}"
-    if name not in list_models(name) or (not filtered and filter_size != 1):
+    if not 1 <= filter_size <= 7:
         raise ValueError(
-            f"--filter_size: the size must be 1 to 7, and 1 for {arch.partition('_')[0]} and its "
-            f"_pa, which have no filter, got {filter_size} for {arch}; choose another"
+            f"--filter_size: the size must be 1 to 7, got {filter_size}; 1 does not filter"
         )
+    if not filtered and filter_size > 1:
+        warn(f"--filter_size: {arch} has no filter, {filter_size} is ignored")
     return name
 
 
@@ -247,7 +248,7 @@ def run_cifar10(config: Cifar10Config, process: Process) -> RunResult | None:
         if not config.evaluate_only and not trainer.fit(resume, config.start_epoch):
             return None
         history = trainer.progress.history
-        load_best(trainer.model, files)
+        load_best(trainer.model, train_config.model, files, process)
         tested = evaluate(
             trainer.model,
             splits[2],

@@ -23,6 +23,7 @@ from shiftproof.recipes.outcome import (
     build_seeded,
     check_size,
     load_best,
+    load_trained,
     make_result,
     show_rate,
 )
@@ -128,8 +129,8 @@ def build_model(config: ImagenetConfig) -> nn.Module:
         load_weights(model, "DEFAULT", torchvision_name=plain)
     if config.weights is not None:
         load_published(model, config.weights)
-    if config.evaluate_only and config.resume is not None:
-        model.load_state_dict(load_checkpoint(config.resume)["model"])
+    if config.resume is not None:
+        load_trained(model, config.train.model, config.resume)
     return model
 
 
@@ -199,8 +200,7 @@ def run_imagenet(process: Process, config: ImagenetConfig) -> RunResult | None:
             if not trainer.fit(config.resume, config.start_epoch):
                 return None
             history, unreadable = trainer.progress.history, trainer.unreadable
-            # Each process reads the file, so that all evaluate the same weights.
-            load_best(model, files)
+            load_best(model, config.train.model, files, process)
             if history:
                 values["seconds per epoch"] = sum(e.seconds for e in history) / len(history)
         measured = _evaluate(config, model, val_data, process, journal, unreadable)

@@ -1,5 +1,7 @@
 """What every experiment needs around its training: a seeded network, and its result file."""
 
+from pathlib import Path
+
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -7,9 +9,9 @@ from torch import nn
 from shiftproof.models.sizes import describe_misfit
 from shiftproof.results import Environment, EpochResult, RateResult, RunResult
 from shiftproof.training import ModelConfig, RunFiles
-from shiftproof.training.checkpoint import load_checkpoint
+from shiftproof.training.checkpoint import check_model, load_checkpoint
 from shiftproof.training.config import describe
-from shiftproof.training.distributed import Process, in_group
+from shiftproof.training.distributed import Process, broadcast_state, in_group
 
 STOPPED = 143
 """Exit status of a run that a signal stopped and that can be resumed: 128 + SIGTERM."""
@@ -62,21 +64,45 @@ def check_size(model: nn.Module, size: int) -> None:
         raise ValueError(f"image size: {misfit}")
 
 
-def load_best(model: nn.Module, files: RunFiles) -> None:
-    """Load the weights of the best validation accuracy into a network.
+def load_trained(model: nn.Module, config: ModelConfig, path: Path) -> None:
+    """Load the weights of a training run into the network that was trained.
+
+    Args:
+        model: The network.
+        config: What it was built from.
+        path: A checkpoint of the run.
+
+    Raises:
+        ValueError: If the checkpoint is of another network.
+        RuntimeError: If the file cannot be read.
+    """
+    data = load_checkpoint(path)
+    check_model(data, describe(config), path)
+    model.load_state_dict(data["model"])
+
+
+def load_best(model: nn.Module, config: ModelConfig, files: RunFiles, process: Process) -> None:
+    """Load the weights of the best validation accuracy into a network, on every process.
+
+    Only the first process reads: on another node there may be no such file.
 
     A run that went on in another folder may not have beaten the best of the old one: then the last
     weights are taken, and after no epoch at all the network stays as it is.
 
     Args:
-        model: The network.
+        model: The network, on the device of the process.
+        config: What it was built from.
         files: The places of the run.
+        process: This process.
+
+    Raises:
+        ValueError: If the checkpoint is of another network.
+        RuntimeError: If the file cannot be read.
     """
-    for name in (files.best, files.last):
-        path = files.path(name)
-        if path.is_file():
-            model.load_state_dict(load_checkpoint(path)["model"])
-            return
+    found = [path for path in map(files.path, (files.best, files.last)) if path.is_file()]
+    if process.is_main and found:
+        load_trained(model, config, found[0])
+    broadcast_state(model)
 
 
 def device_name(device: torch.device) -> str:

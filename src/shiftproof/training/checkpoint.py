@@ -1,5 +1,6 @@
 """Checkpoints: written whole or not at all, and read without running code from the file."""
 
+import contextlib
 import importlib.metadata
 import os
 import pickle
@@ -77,9 +78,11 @@ def save_checkpoint(path: str | os.PathLike[str], state: Mapping[str, Any]) -> N
     _check_safe(state, "state")
     versions = {
         "python": ".".join(map(str, sys.version_info[:3])),
-        "shiftproof": importlib.metadata.version("shiftproof"),
         "torch": str(torch.__version__),
     }
+    # Absent where the package runs from its sources without being installed.
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        versions["shiftproof"] = importlib.metadata.version("shiftproof")
     with replacing(path) as file:
         torch.save({"schema": SCHEMA, "versions": versions, **state}, file)
 
@@ -134,6 +137,39 @@ def load_checkpoint(
             "update shiftproof"
         )
     return data
+
+
+def check_model(
+    data: Mapping[str, Any], model: Mapping[str, Any], path: str | os.PathLike[str]
+) -> None:
+    """Refuse a checkpoint of another network.
+
+    Networks of different placement share their state_dict, so that loading alone would not notice.
+
+    Args:
+        data: The checkpoint.
+        model: Description of the network at hand, as in a configuration.
+        path: Where the checkpoint came from, for the error message.
+
+    Raises:
+        ValueError: If the checkpoint is not of a training run, or of one with another network.
+    """
+    theirs = data.get("config", {}).get("model")
+    if theirs is None or "model" not in data:
+        raise ValueError(
+            f"load_checkpoint: the checkpoint must be one of a training run, got {path}; "
+            "load weights alone as weights"
+        )
+    changed = [
+        f"model {key} {theirs.get(key)!r}, now {value!r}"
+        for key, value in model.items()
+        if theirs.get(key) != value
+    ]
+    if changed:
+        raise ValueError(
+            f"load_checkpoint: the network must be the one that was trained, got "
+            f"{'; '.join(changed)} in {path}; pass the same network and options"
+        )
 
 
 def copy_checkpoint(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:

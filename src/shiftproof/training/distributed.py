@@ -247,6 +247,22 @@ def broadcast_buffers(module: nn.Module, src: int = 0) -> None:
             buffer.copy_(values)
 
 
+def broadcast_state(module: nn.Module) -> None:
+    """Give every process the parameters and buffers of the first.  Without a group, do nothing.
+
+    Args:
+        module: The model; the same on every process but for the values.
+    """
+    if not in_group():
+        return
+    with torch.no_grad():
+        for parameter in module.parameters():
+            values = parameter.contiguous()
+            dist.broadcast(values, 0)
+            parameter.copy_(values)
+    broadcast_buffers(module)
+
+
 def _reduce(flag: bool, operation: "dist.ReduceOp.RedOpType") -> bool:
     if not in_group():
         return flag

@@ -18,6 +18,7 @@ from shiftproof.data.plan import Batch, TrainPlan
 from shiftproof.metrics import topk_correct
 from shiftproof.results import EpochResult
 from shiftproof.training.checkpoint import (
+    check_model,
     copy_checkpoint,
     load_checkpoint,
     restore_rng_state,
@@ -335,12 +336,10 @@ class Trainer:
                     "load weights alone as weights"
                 )
         ours, theirs = self._plan_key(), data["plan"]
-        name = data["config"]["model"]["name"]
+        check_model(data, describe(self.config.model), path)
         changed = [
             f"{key} {theirs[key]}, now {ours[key]}" for key in ours if ours[key] != theirs[key]
         ]
-        if name != self.config.model.name:
-            changed.insert(0, f"model {name}, now {self.config.model.name}")
         if changed:
             raise ValueError(
                 f"train: a run must be resumed as it was started, got {'; '.join(changed)} in "
