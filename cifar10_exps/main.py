@@ -134,7 +134,7 @@ def run(args: argparse.Namespace) -> int:
         result = run_cifar10(config, process)
         if result is None:
             return STOPPED
-        if process.is_main and result.history:
+        if result.history:
             try:
                 plot_history(result, config.files.folder)
             except RuntimeError as error:  # the numbers are there; the pictures need an extra

@@ -1,6 +1,5 @@
 """The paper's CIFAR-10 experiments."""
 
-import contextlib
 import dataclasses
 import json
 import re
@@ -26,7 +25,6 @@ from shiftproof.data.transforms import (
 from shiftproof.extras import require
 from shiftproof.metrics import protocol
 from shiftproof.recipes.outcome import (
-    agree_on_seed,
     build_seeded,
     check_size,
     load_best,
@@ -38,7 +36,7 @@ from shiftproof.training import RunFiles, TrainConfig, Trainer, evaluate
 from shiftproof.training.allocator import keep_freed_memory
 from shiftproof.training.checkpoint import load_checkpoint
 from shiftproof.training.config import describe
-from shiftproof.training.distributed import Process, barrier, warn
+from shiftproof.training.distributed import Process, warn
 from shiftproof.training.journal import Journal, write_csv
 
 _NORMALIZE = Normalize(CIFAR10_MEAN, CIFAR10_STD)
@@ -208,27 +206,23 @@ def run_cifar10(config: Cifar10Config, process: Process) -> RunResult | None:
     if config.measure_consistency:
         measured = protocol(config.val_protocol, max_shift=config.max_shift)
         test_protocol = protocol(config.test_protocol, max_shift=config.max_shift)
-    seed = agree_on_seed(config.train.seed)
-    train_config = dataclasses.replace(config.train, consistency=measured, seed=seed)
+    train_config = dataclasses.replace(config.train, consistency=measured)
     model = build_seeded(train_config.model, train_config.seed)
     check_size(model, config.center_crop)
     last, best = files.path(files.last), files.path(files.best)
     resume = _find_start(config, last, best)
-    splits = _load_splits(config, process)
-    if process.is_main:
-        for path in (path for split in splits for path in split.unreadable):
-            warn(f"cannot read {path}; it is left out")
-        last.parent.mkdir(parents=True, exist_ok=True)
-        if not config.evaluate_only:
-            described = json.dumps(describe(config), indent=2)
-            write_text(files.path("config_dict.txt"), described + "\n")
-    barrier()
+    splits = _load_splits(config)
+    for path in (path for split in splits for path in split.unreadable):
+        warn(f"cannot read {path}; it is left out")
+    last.parent.mkdir(parents=True, exist_ok=True)
+    if not config.evaluate_only:
+        described = json.dumps(describe(config), indent=2)
+        write_text(files.path("config_dict.txt"), described + "\n")
     position = sys.maxsize if config.evaluate_only else None
     if resume is not None:
         position = int(load_checkpoint(resume).get("journal", 0))
     journal = Journal(
         files.folder,
-        enabled=process.is_main,
         print_every=config.print_every,
         position=position,
     )
@@ -278,8 +272,7 @@ def run_cifar10(config: Cifar10Config, process: Process) -> RunResult | None:
             values=values,
             unreadable=tuple(path for split in splits for path in split.unreadable),
         )
-        if process.is_main:
-            _write_test(files, result, journal, "evaluate_only" if not history else "test_set")
+        _write_test(files, result, journal, "evaluate_only" if not history else "test_set")
         return result
 
 
@@ -304,17 +297,9 @@ def _find_start(config: Cifar10Config, last: Path, best: Path) -> Path | None:
     return None
 
 
-def _load_splits(
-    config: Cifar10Config, process: Process
-) -> tuple[ImageTensors, ImageTensors, ImageTensors]:
-    # One process downloads where that is needed; the others find the files.
-    with contextlib.ExitStack() as stack:
-        if not process.is_main:
-            barrier()
-        else:
-            stack.callback(barrier)
-        full = load_cifar10(config.dataset_path, train=True)
-        test = load_cifar10(config.dataset_path, train=False)
+def _load_splits(config: Cifar10Config) -> tuple[ImageTensors, ImageTensors, ImageTensors]:
+    full = load_cifar10(config.dataset_path, train=True)
+    test = load_cifar10(config.dataset_path, train=False)
     num_train = round(config.train_split * len(full))
     if not 0 < num_train < len(full):
         raise ValueError(
