@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import re
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,13 +27,14 @@ from shiftproof.recipes.outcome import (
     build_seeded,
     check_size,
     load_best,
+    log_position,
     make_result,
+    seconds_per_epoch,
     show_rate,
 )
 from shiftproof.results import EpochResult, RunResult, save_result, write_text
 from shiftproof.training import RunFiles, TrainConfig, Trainer, evaluate
 from shiftproof.training.allocator import keep_freed_memory
-from shiftproof.training.checkpoint import load_checkpoint
 from shiftproof.training.config import describe
 from shiftproof.training.distributed import Process, warn
 from shiftproof.training.journal import Journal, write_csv
@@ -218,9 +218,7 @@ def run_cifar10(config: Cifar10Config, process: Process) -> RunResult | None:
     if not config.evaluate_only:
         described = json.dumps(describe(config), indent=2)
         write_text(files.path("config_dict.txt"), described + "\n")
-    position = sys.maxsize if config.evaluate_only else None
-    if resume is not None:
-        position = int(load_checkpoint(resume).get("journal", 0))
+    position = log_position(resume, config.evaluate_only)
     journal = Journal(
         files.folder,
         print_every=config.print_every,
@@ -261,7 +259,7 @@ def run_cifar10(config: Cifar10Config, process: Process) -> RunResult | None:
         if history:
             best_epoch = max(history, key=lambda epoch: epoch.val_rates["top-1"].value)
             rates |= {f"val {name}": rate for name, rate in best_epoch.val_rates.items()}
-            values["seconds per epoch"] = sum(e.seconds for e in history) / len(history)
+            values |= seconds_per_epoch(history)
         result = make_result(
             config,
             train_config.model.name,

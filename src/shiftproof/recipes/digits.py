@@ -10,7 +10,7 @@ import torch
 from shiftproof.data.digits import load_digits
 from shiftproof.data.plan import Batch
 from shiftproof.metrics import accuracy_over_shifts, protocol, worst_shift_accuracy
-from shiftproof.recipes.outcome import build_seeded, make_result
+from shiftproof.recipes.outcome import build_seeded, make_result, seconds_per_epoch
 from shiftproof.results import RunResult, save_result
 from shiftproof.training import ModelConfig, RunFiles, TrainConfig, Trainer
 from shiftproof.training.allocator import keep_freed_memory
@@ -111,10 +111,7 @@ def run_digits(config: DigitsConfig, process: Process) -> RunResult | None:
         process,
         history=history,
         rates=rates,
-        values={
-            "seconds per epoch": sum(e.seconds for e in history) / len(history),
-            "total stride": stride,
-        },
+        values={**seconds_per_epoch(history), "total stride": stride},
         unreadable=(),
     )
     if process.is_main:

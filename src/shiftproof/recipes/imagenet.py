@@ -1,8 +1,8 @@
 """The paper's ImageNet experiments, on any folder of class folders."""
 
+import code
 import dataclasses
 import importlib
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,13 +24,14 @@ from shiftproof.recipes.outcome import (
     check_size,
     load_best,
     load_trained,
+    log_position,
     make_result,
+    seconds_per_epoch,
     show_rate,
 )
 from shiftproof.results import EpochResult, RunResult, save_result, write_text
 from shiftproof.training import Evaluation, RunFiles, TrainConfig, Trainer, evaluate
 from shiftproof.training.allocator import keep_freed_memory
-from shiftproof.training.checkpoint import load_checkpoint
 from shiftproof.training.config import describe
 from shiftproof.training.distributed import Process, barrier
 from shiftproof.training.journal import Journal, write_csv
@@ -161,9 +162,7 @@ def run_imagenet(process: Process, config: ImagenetConfig) -> RunResult | None:
             f"in it; pass --resume {last} to go on with it, or choose another folder"
         )
     train_data, val_data = _open(config)
-    position = sys.maxsize if config.evaluate_only else None
-    if config.resume is not None and not config.evaluate_only:
-        position = int(load_checkpoint(config.resume).get("journal", 0))
+    position = log_position(config.resume, config.evaluate_only)
     barrier()
     if process.is_main:
         files.folder.mkdir(parents=True, exist_ok=True)
@@ -201,8 +200,7 @@ def run_imagenet(process: Process, config: ImagenetConfig) -> RunResult | None:
                 return None
             history, unreadable = trainer.progress.history, trainer.unreadable
             load_best(model, config.train.model, files, process)
-            if history:
-                values["seconds per epoch"] = sum(e.seconds for e in history) / len(history)
+            values |= seconds_per_epoch(history)
         measured = _evaluate(config, model, val_data, process, journal, unreadable)
         broken = unreadable.over_all_processes()
         result = make_result(
@@ -282,7 +280,7 @@ def _prompt(model: nn.Module) -> None:
     try:
         require("IPython", extra="train").embed(banner1=banner, user_ns={"model": model})
     except RuntimeError:
-        require("code", extra="train").interact(banner=banner, local={"model": model})
+        code.interact(banner=banner, local={"model": model})
 
 
 def save_validation_inputs(config: ImagenetConfig) -> int:

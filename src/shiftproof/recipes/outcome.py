@@ -1,5 +1,6 @@
 """What every experiment needs around its training: a seeded network, and its result file."""
 
+import sys
 from pathlib import Path
 
 import torch
@@ -103,6 +104,38 @@ def load_best(model: nn.Module, config: ModelConfig, files: RunFiles, process: P
     if process.is_main and found:
         load_trained(model, config, found[0])
     broadcast_state(model)
+
+
+def log_position(resume: Path | None, evaluate_only: bool) -> int | None:
+    """How much of an earlier run's log stays when a run opens it.
+
+    Args:
+        resume: Checkpoint that the run goes on from; None if it starts anew.
+        evaluate_only: Whether nothing is trained, so that the whole log stays.
+
+    Returns:
+        The number of bytes for ``Journal``; None for nothing.
+
+    Raises:
+        RuntimeError: If the checkpoint cannot be read.
+    """
+    if evaluate_only:
+        return sys.maxsize
+    return None if resume is None else int(load_checkpoint(resume).get("journal", 0))
+
+
+def seconds_per_epoch(history: list[EpochResult]) -> dict[str, float]:
+    """The mean time of training an epoch, by its name in a result.
+
+    Args:
+        history: Results of the epochs.
+
+    Returns:
+        One value, or none for no epochs.
+    """
+    if not history:
+        return {}
+    return {"seconds per epoch": sum(epoch.seconds for epoch in history) / len(history)}
 
 
 def device_name(device: torch.device) -> str:

@@ -108,7 +108,7 @@ class TrainConfig:
         Raises:
             ValueError: If the processes do not divide the batch.
         """
-        if self.batch_size < 1 or self.batch_size % processes_per_node:
+        if self.batch_size % processes_per_node:
             raise ValueError(
                 "train: batch_size must be a positive multiple of the "
                 f"{processes_per_node} processes per node, got {self.batch_size}; "
