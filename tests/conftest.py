@@ -7,6 +7,6 @@ from hypothesis import settings
 # processes on two cores it costs tens of times more.
 torch.set_num_threads(1)
 
-settings.register_profile("ci", max_examples=50, deadline=None, derandomize=True)
-settings.register_profile("deep", max_examples=5000, deadline=None)
+settings.register_profile("ci", max_examples=200, deadline=None, derandomize=True)
+settings.register_profile("deep", max_examples=20000, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))

@@ -57,7 +57,8 @@ def cases(draw, num_dims=None, dtypes=DTYPES, fill=random_map):
     stride = draw(st.tuples(*[st.integers(1, 5)] * num_dims))
     counts = [draw(st.integers(1, max(1, _LARGEST_SIZE[num_dims] // step))) for step in stride]
     sizes = [count * step for count, step in zip(counts, stride, strict=True)]
-    batch, channels = draw(st.integers(1, 3)), draw(st.integers(1, 5))
+    # Few and many channels take different ways through memory.
+    batch, channels = draw(st.integers(1, 3)), draw(st.sampled_from((1, 2, 3, 5, 17)))
     seed, dtype = draw(st.integers(0, 2**16)), draw(st.sampled_from(dtypes))
     shifts = st.tuples(*[st.integers(-15, 15)] * num_dims)
     return Case(

@@ -35,7 +35,8 @@ def test_all_placements_have_the_same_state_dict(trunk):
 def test_aligned_placement_at_phase_0_is_the_plain_network(trunk, padding_mode):
     expected = logits(trunk, padding_mode=padding_mode)
     first = logits(f"{trunk}_pa", selector=FirstPhase(), padding_mode=padding_mode)
-    assert torch.equal(first, expected)
+    # A 1 x 1 convolution of the kept pixels and one with a stride are different kernels of oneDNN.
+    assert relative_difference(first, expected) < ROUNDING
     chosen = logits(f"{trunk}_pa", padding_mode=padding_mode)
     assert relative_difference(chosen, expected) > DIFFERENT
 

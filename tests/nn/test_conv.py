@@ -52,6 +52,54 @@ def test_a_circular_convolution_moves_with_the_map(fill, channels_last):
         assert torch.equal(moved, ops.circular_shift(conv(x), shift))
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("padding_mode", ["circular", "zeros", "reflect"])
+@pytest.mark.parametrize(
+    "options",
+    [{"padding": 1}, {"padding": (2, 0), "dilation": 2}, {"padding": 0}, {"padding": 7}],
+    ids=str,
+)
+def test_a_phase_is_an_alignment_in_front(options, padding_mode, channels_last):
+    if options["padding"] == 7 and padding_mode == "reflect":
+        options = {"padding": 5}  # torch reflects by less than the map
+    conv, _ = pair(padding_mode, stride=2, **options)
+    phase, results = torch.tensor([1, 2]), []
+    for convolve in (
+        lambda x: conv(x, phase),
+        lambda x: conv(ops.align_phase(x, phase, 2)),
+    ):
+        x = laid_out(whole_map(2, 4, 6, 8), channels_last).requires_grad_()
+        y = convolve(x)
+        y.backward(whole_map(*y.shape, seed=2))
+        results.append((y, x.grad))
+    assert all(map(torch.equal, *results))
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_a_phase_of_a_pointwise_convolution_is_a_choice_of_pixels(channels_last):
+    conv = nn.Conv2d(4, 6, 1, stride=(2, 3), groups=2, bias=False)
+    conv.weight.data = whole_map(6, 2, 1, 1, seed=1)
+    x, phase = laid_out(whole_map(2, 4, 6, 9), channels_last), torch.tensor([1, 5])
+    assert torch.equal(conv(x, phase), conv(ops.align_phase(x, phase, (2, 3))))
+
+
+def test_a_convolution_at_the_phase_of_its_content_moves_with_the_map():
+    conv = nn.Conv2d(3, 5, 3, stride=2, padding=1, padding_mode="circular")
+    select = nn.SelectPhase2d(2)
+    x = random_map(1, 3, 6, 10)
+    for shift in [(1, 0), (0, 1), (3, -5)]:
+        moved = ops.circular_shift(x, shift)
+        assert is_circular_shift(conv(moved, select(moved)), conv(x, select(x)))
+        # The control: the stride alone.
+        assert not is_circular_shift(conv(moved), conv(x))
+
+
+def test_a_phase_needs_a_stride_that_divides():
+    conv = nn.Conv2d(1, 1, 3, stride=2, padding=1, padding_mode="circular")
+    with pytest.raises(ValueError, match="align_phase: each spatial size must be a multiple"):
+        conv(torch.zeros(1, 1, 5, 4), torch.tensor([0]))
+
+
 @pytest.mark.parametrize("padding_mode", ["zeros", "reflect"])
 def test_control_a_convolution_padded_otherwise_does_not_move_with_the_map(padding_mode):
     conv, _ = pair(padding_mode, padding=1)

@@ -83,6 +83,15 @@ def test_pooling_behind_an_alignment_moves_with_the_map(kernel_size, dtype):
         assert is_circular_shift(network(ops.circular_shift(x, shift)), network(x))
 
 
+@pytest.mark.parametrize("padding_mode", ["circular", "zeros", "reflect"])
+def test_a_pool_at_a_phase_is_an_alignment_in_front(padding_mode):
+    pool = nn.MaxPool2d(3, 2, (1, 1), padding_mode)
+    x, phase = random_map(2, 3, 6, 8), torch.tensor([1, 2])
+    assert torch.equal(pool(x, phase), pool(ops.align_phase(x, phase, 2)))
+    with pytest.raises(ValueError, match="align_phase: each spatial size must be a multiple"):
+        pool(torch.zeros(2, 1, 5, 4), phase)
+
+
 def strided_convolution(padding_mode):
     conv = torch.nn.Conv2d(2, 3, 3, stride=2, padding=1, padding_mode=padding_mode)
     conv.weight.data = whole_map(3, 2, 3, 3, seed=1)

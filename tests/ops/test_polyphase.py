@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given
+from hypothesis import strategies as st
 
 import reference
 from maps import cases, distinct_map, laid_out, num_phases, random_map, whole_map
@@ -147,6 +148,27 @@ def test_moves_and_their_gradients_keep_the_memory_format(move, sizes, layout):
         (grad,) = torch.autograd.grad(y, x, y.detach())
         assert y.is_contiguous(memory_format=expected)
         assert grad.is_contiguous(memory_format=expected)
+
+
+@given(cases(dtypes=(torch.float64,), fill=whole_map), st.integers(0, 9), st.integers(0, 9))
+def test_a_border_of_an_aligned_map_is_circular_padding(case, first, last):
+    num_dims = len(case.stride)
+    before, after = (first, *[1] * (num_dims - 1)), (0, *[last] * (num_dims - 1))[:num_dims]
+    results = []
+    for move in (
+        lambda x: ops.align_phase(x, case.phase, case.stride, before, after),
+        lambda x: ops.pad(ops.align_phase(x, case.phase, case.stride), before, after, "circular"),
+    ):
+        x = case.x.detach().requires_grad_()
+        y = move(x)
+        (grad,) = torch.autograd.grad(y, x, whole_map(*y.shape, dtype=torch.float64))
+        results.append((y, grad))
+    assert all(map(torch.equal, *results))
+
+
+def test_a_border_has_one_width_per_axis():
+    with pytest.raises(ValueError, match="align_phase: before and after must have one width"):
+        ops.align_phase(torch.zeros(1, 1, 4, 4), torch.tensor([0]), 2, (1,), (1, 1))
 
 
 @pytest.mark.parametrize(

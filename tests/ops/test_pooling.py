@@ -45,6 +45,7 @@ def test_extreme_magnitudes_keep_their_mean(scale):
     torch.testing.assert_close(ops.global_mean(x), x.double().mean((2, 3)).float())
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # by forward mode itself
 def test_gradients():
     x = random_map(2, 3, 3, 2, dtype=torch.float64).requires_grad_()
     # The rounding is a staircase far below what a difference quotient can see.

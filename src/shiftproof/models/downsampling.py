@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from shiftproof import ops
 from shiftproof.nn import (
-    AlignPhase2d,
     BlurPool2d,
     FirstPhase,
     LowPass2d,
@@ -96,6 +95,39 @@ class PolyphaseBranches(nn.Module):
         )
 
 
+class SelectedPool(nn.Module):
+    """Pool a map at the phase that its content selects.
+
+    Args:
+        select: Module that chooses the phase of a map.
+        pool: Strided module that takes a map and a phase.
+
+    Equivariance:
+        Exact (bitwise) with circular padding, see ``nn.MaxPool2d``.  Checked by
+        ``tests/models/test_invariance.py``.
+    """
+
+    def __init__(self, select: nn.Module, pool: nn.Module) -> None:
+        super().__init__()
+        self.select = select
+        self.pool = pool
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Choose a phase and pool.
+
+        Args:
+            x: Feature map, ``(N, C, H, W)``.
+
+        Returns:
+            The pooled map.
+
+        Raises:
+            ValueError: If the height or the width is odd.
+        """
+        pooled: Tensor = self.pool(x, self.select(x))
+        return pooled
+
+
 @dataclass(frozen=True)
 class Downsampling(ABC):
     """How a network's strided places are built.
@@ -126,8 +158,8 @@ class Downsampling(ABC):
         """Whether each strided place needs a height and a width that 2 divides."""
 
     @abstractmethod
-    def align(self) -> nn.Module | None:
-        """Build what stands in front of a strided block; None for nothing."""
+    def select(self) -> nn.Module | None:
+        """Build what chooses the phase that a strided block samples; None for phase 0."""
 
     @abstractmethod
     def pool(self) -> nn.Module | None:
@@ -138,7 +170,7 @@ class Downsampling(ABC):
         """Build the strided places of the ImageNet stem.
 
         Returns:
-            Stride of the first convolution, what stands in front of it, and the pool behind it.
+            Stride of the first convolution, what chooses its phase, and the pool behind it.
         """
 
 
@@ -147,8 +179,8 @@ class StridedConvs(Downsampling):
     """Torchvision's places: stride 2 in the convolutions and in the 3 x 3 max pool of the stem.
 
     Attributes:
-        aligned: Whether each strided block first aligns its input with the phase that its content
-            selects: adaptive polyphase sampling in aligned placement.
+        aligned: Whether each strided block samples the phase that the content of its input selects:
+            adaptive polyphase sampling in aligned placement.
         selector: Module that scores the phases, copied for each place; ``LargestNorm(2)`` if None.
     """
 
@@ -171,21 +203,19 @@ class StridedConvs(Downsampling):
         """True for the aligned placement."""
         return self.aligned
 
-    def align(self) -> nn.Module | None:
-        """Build the alignment of one strided place."""
-        return AlignPhase2d(2, copy.deepcopy(self.selector)) if self.aligned else None
+    def select(self) -> nn.Module | None:
+        """Build the choice of one strided place."""
+        return SelectPhase2d(2, copy.deepcopy(self.selector)) if self.aligned else None
 
     def pool(self) -> nn.Module | None:
         """Build nothing: the convolutions stride."""
         return None
 
     def stem(self) -> tuple[int, nn.Module | None, nn.Module]:
-        """Build torchvision's stem, each strided layer behind its alignment."""
+        """Build torchvision's stem, with a choice for each strided layer."""
         pool: nn.Module = MaxPool2d(3, 2, (1, 1), self.padding_mode)
-        align = self.align()
-        if align is not None:
-            pool = nn.Sequential(align, pool)
-        return 2, self.align(), pool
+        select = self.select()
+        return 2, self.select(), pool if select is None else SelectedPool(select, pool)
 
 
 @dataclass(frozen=True)
@@ -231,7 +261,7 @@ class SeparatePools(Downsampling):
         """Padding of the filters: reflection where convolutions pad with zeros, as in the paper."""
         return "reflect" if self.padding_mode == "zeros" else self.padding_mode
 
-    def align(self) -> nn.Module | None:
+    def select(self) -> nn.Module | None:
         """Build nothing: the pools choose."""
         return None
 

@@ -23,6 +23,24 @@ def _conv(
     return Conv2d(in_channels, out_channels, size, stride, size // 2, bias=False, padding_mode=mode)
 
 
+class Projection(nn.Sequential):
+    """A 1 x 1 convolution and its batch norm, on the shortcut of a block."""
+
+    def forward(self, x: Tensor, phase: Tensor | None = None) -> Tensor:
+        """Bring the shortcut to the shape of the main branch.
+
+        Args:
+            x: Feature map, ``(N, C, H, W)``.
+            phase: Component that the stride samples, ``(N,)``; the one at the origin if None.
+
+        Returns:
+            Feature map, ``(N, C', H', W')``.
+        """
+        conv, norm = self
+        projected: Tensor = norm(conv(x, phase))
+        return projected
+
+
 class ResidualBlock(nn.Module):
     """What both kinds of block share: the parts around the main branch.
 
@@ -43,12 +61,12 @@ class ResidualBlock(nn.Module):
         out_channels = width * self.expansion
         mode = downsampling.padding_mode
         stride = downsampling.conv_stride if strided else 1
-        self.align = downsampling.align() if strided else None
+        self.select = downsampling.select() if strided else None
         self.build_main(in_channels, width, stride, mode)
         self.pool = downsampling.pool() if strided else None
         self.downsample = None
         if strided or in_channels != out_channels:
-            self.downsample = nn.Sequential(
+            self.downsample = Projection(
                 _conv(in_channels, out_channels, 1, stride, mode),
                 nn.BatchNorm2d(out_channels),
             )
@@ -66,11 +84,12 @@ class ResidualBlock(nn.Module):
         """
         raise NotImplementedError
 
-    def forward_before_pool(self, x: Tensor) -> Tensor:
+    def forward_before_pool(self, x: Tensor, phase: Tensor | None) -> Tensor:
         """Run the main branch up to where the paper downsamples it.
 
         Args:
             x: Input of the block, ``(N, C, H, W)``.
+            phase: Component that its stride samples, ``(N,)``; the one at the origin if None.
 
         Returns:
             Map behind the last ReLU of the branch.
@@ -100,14 +119,13 @@ class ResidualBlock(nn.Module):
         Raises:
             ValueError: If the block chooses a phase and the height or the width is odd.
         """
-        if self.align is not None:
-            x = self.align(x)
-        main, shortcut = self.forward_before_pool(x), x
+        phase = None if self.select is None else self.select(x)
+        main, shortcut = self.forward_before_pool(x, phase), x
         if self.pool is not None:
             main, shortcut = self.pool(main, shortcut)
         main = self.forward_after_pool(main)
         if self.downsample is not None:
-            shortcut = self.downsample(shortcut)
+            shortcut = self.downsample(shortcut, phase)
         output: Tensor = self.relu(main + shortcut)
         return output
 
@@ -127,9 +145,9 @@ class BasicBlock(ResidualBlock):
         self.conv2 = _conv(width, width, 3, 1, padding_mode)
         self.bn2 = nn.BatchNorm2d(width)
 
-    def forward_before_pool(self, x: Tensor) -> Tensor:
+    def forward_before_pool(self, x: Tensor, phase: Tensor | None) -> Tensor:
         """Run the first convolution."""
-        branch: Tensor = self.relu(self.bn1(self.conv1(x)))
+        branch: Tensor = self.relu(self.bn1(self.conv1(x, phase)))
         return branch
 
     def forward_after_pool(self, x: Tensor) -> Tensor:
@@ -155,10 +173,10 @@ class Bottleneck(ResidualBlock):
         self.bn3 = nn.BatchNorm2d(width * self.expansion)
         self.relu = nn.ReLU(inplace=True)
 
-    def forward_before_pool(self, x: Tensor) -> Tensor:
+    def forward_before_pool(self, x: Tensor, phase: Tensor | None) -> Tensor:
         """Run the first two convolutions."""
         x = self.relu(self.bn1(self.conv1(x)))
-        branch: Tensor = self.relu(self.bn2(self.conv2(x)))
+        branch: Tensor = self.relu(self.bn2(self.conv2(x, phase)))
         return branch
 
     def forward_after_pool(self, x: Tensor) -> Tensor:
@@ -235,8 +253,8 @@ class ResNet(nn.Module):
         self.size_multiple = trunk.total_stride if downsampling.needs_even_maps else 1
         self.places = trunk.places if downsampling.needs_even_maps else ()
         width, mode = trunk.widths[0], downsampling.padding_mode
-        stride, align, pool = downsampling.stem() if trunk.imagenet_stem else (1, None, None)
-        self.align = align
+        stride, select, pool = downsampling.stem() if trunk.imagenet_stem else (1, None, None)
+        self.select = select
         self.conv1 = _conv(in_channels, width, 7 if trunk.imagenet_stem else 3, stride, mode)
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
@@ -273,9 +291,8 @@ class ResNet(nn.Module):
         """
         if self.places:
             x = require_size(x, type(self).__name__, self.places)
-        if self.align is not None:
-            x = self.align(x)
-        x = self.relu(self.bn1(self.conv1(x)))
+        phase = None if self.select is None else self.select(x)
+        x = self.relu(self.bn1(self.conv1(x, phase)))
         if self.maxpool is not None:
             x = self.maxpool(x)
         for name in self.stages:

@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from shiftproof import ops
+from shiftproof.nn.strided import align_and_pad
 from shiftproof.ops.padding import PaddingMode, check_padding_mode
 
 
@@ -22,7 +23,7 @@ class MaxPool2d(nn.Module):
 
     Equivariance:
         Exact (bitwise) under circular shifts with circular padding and stride 1; with a stride,
-        behind an ``AlignPhase2d`` of this stride.  Checked by ``tests/nn/test_layers.py``.
+        given a phase that moves with the map.  Checked by ``tests/nn/test_layers.py``.
     """
 
     def __init__(
@@ -38,17 +39,25 @@ class MaxPool2d(nn.Module):
         self.padding_mode = padding_mode
         self.pool = nn.MaxPool2d(kernel_size, stride)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, phase: Tensor | None = None) -> Tensor:
         """Pool a map.
 
         Args:
             x: Feature map, ``(N, C, H, W)``.
+            phase: Component that the stride samples, ``(N,)`` integers; the one at the origin if
+                None.
 
         Returns:
             The pooled map.
+
+        Raises:
+            ValueError: If a phase is given and the stride does not divide the height and the width.
         """
         before, after = self.padding
-        pooled: Tensor = self.pool(ops.pad(x, (before,) * 2, (after,) * 2, self.padding_mode))
+        padded = align_and_pad(
+            x, phase, self.pool.stride, (before,) * 2, (after,) * 2, self.padding_mode
+        )
+        pooled: Tensor = self.pool(padded)
         return pooled
 
     def extra_repr(self) -> str:

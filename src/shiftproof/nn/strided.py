@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from typing import ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
+from shiftproof import ops
+from shiftproof.ops.padding import PaddingMode
 from shiftproof.ops.phases import per_axis
 
 
@@ -28,3 +30,31 @@ class StridedModule(nn.Module):
     def extra_repr(self) -> str:
         """Show the stride."""
         return f"stride={self.stride}"
+
+
+def align_and_pad(
+    x: Tensor,
+    phase: Tensor | None,
+    stride: int | Sequence[int],
+    before: Sequence[int],
+    after: Sequence[int],
+    padding_mode: PaddingMode,
+) -> Tensor:
+    """Give a strided layer its input: aligned where there is a phase, and with a border.
+
+    Args:
+        x: Feature map, ``(N, C, *spatial)``.
+        phase: Component that the layer shall sample, ``(N,)`` integers, or None.
+        stride: Stride of the layer, in pixels.
+        before: Pixels to add before the first, per spatial axis.
+        after: Pixels to add after the last, per spatial axis.
+        padding_mode: What the border holds.
+
+    Returns:
+        The map to be read with the stride; one copy of ``x`` where the padding is circular.
+    """
+    if phase is not None and padding_mode == "circular":
+        return ops.align_phase(x, phase, stride, before, after)
+    if phase is not None:
+        x = ops.align_phase(x, phase, stride)
+    return ops.pad(x, before, after, padding_mode)

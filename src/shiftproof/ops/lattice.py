@@ -7,6 +7,7 @@ other, and each is the other's backward pass.  Native indexing would accumulate 
 one element after the other, which on CPU costs more than a convolution.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -14,10 +15,15 @@ import torch
 from torch import Tensor
 
 from shiftproof.ops.channels import has_channels_last
+from shiftproof.ops.overrides import is_jit_tracing, may_read_values, needs_gradient
 
 
 def lattice_positions(
-    start: Tensor, step: Sequence[int], sizes: Sequence[int], counts: Sequence[int]
+    start: Tensor,
+    step: Sequence[int],
+    sizes: Sequence[int],
+    counts: Sequence[int],
+    pitch: Sequence[int] | None = None,
 ) -> Tensor:
     """Flat positions of the points ``start + step * i``, wrapped around the map.
 
@@ -26,47 +32,80 @@ def lattice_positions(
         step: Distance between neighbours in pixels, per axis.
         sizes: Size of the map, per axis.
         counts: Number of points, per axis.
+        pitch: Size, per axis, of the map whose positions these are, where it is larger than
+            ``sizes``; the first ``sizes`` of its pixels are meant.
 
     Returns:
         Row-major positions into the flattened map, ``(N, prod(counts))`` int64.
     """
     positions = start.new_zeros((start.shape[0], 1), dtype=torch.int64)
+    lengths = sizes if pitch is None else pitch
     for axis, (spacing, size, count) in enumerate(zip(step, sizes, counts, strict=True)):
         steps = spacing * torch.arange(count, device=start.device)
-        coordinates = torch.remainder(start[:, axis, None] + steps, size)
-        positions = (positions[:, :, None] * size + coordinates[:, None, :]).flatten(1)
+        # The exporter to ONNX cannot divide by a size that it does not know.
+        divisor = size if isinstance(size, int) else torch.full_like(steps, size)
+        coordinates = torch.remainder(start[:, axis, None] + steps, divisor)
+        positions = positions[:, :, None] * lengths[axis] + coordinates[:, None, :]
+        positions = positions.flatten(1)
     return positions
 
 
-def _rows(positions: Tensor, size: int) -> Tensor:
-    """Positions in each sample as row numbers of the flattened batch of pixels."""
+def batch_rows(positions: Tensor, size: int) -> Tensor:
+    """Positions in each sample as row numbers of the flattened batch of pixels.
+
+    Args:
+        positions: Flat positions, ``(N, M)``.
+        size: Number of pixels of a sample.
+
+    Returns:
+        Row numbers, ``(N * M,)``.
+    """
     first = size * torch.arange(positions.shape[0], device=positions.device)
     return (positions + first[:, None]).flatten()
 
 
-def _read(x: Tensor, positions: Tensor, counts: Sequence[int]) -> Tensor:
+# Reshaping with full shapes, because `flatten` has no rule for batched gradients, and -1 none for
+# empty batches.
+
+
+def read_positions(x: Tensor, positions: Tensor, counts: Sequence[int]) -> Tensor:
+    """Read the values at the given positions of each sample; autograd sees torch's own indexing.
+
+    Args:
+        x: Feature map, ``(N, C, *spatial)``.
+        positions: Flat positions, ``(N, M)``.
+        counts: Spatial sizes of the result, of product ``M``.
+
+    Returns:
+        The values, ``(N, C, *counts)``, in the memory format of ``x``.
+    """
     batch, channels = x.shape[:2]
+    size = math.prod(x.shape[2:])
     if has_channels_last(x):
-        pixels = x.movedim(1, -1).flatten(1, -2)
-        kept = pixels.flatten(0, 1).index_select(0, _rows(positions, pixels.shape[1]))
+        pixels = x.movedim(1, -1).reshape(batch * size, channels)
+        kept = pixels.index_select(0, batch_rows(positions, size))
         return kept.view(batch, *counts, channels).movedim(-1, 1)
     index = positions[:, None].expand(-1, channels, -1)
-    return x.flatten(2).gather(2, index).view(batch, channels, *counts)
+    return x.reshape(batch, channels, size).gather(2, index).view(batch, channels, *counts)
 
 
-def _write(y: Tensor, positions: Tensor, sizes: Sequence[int]) -> Tensor:
+def _write_positions(y: Tensor, positions: Tensor, sizes: Sequence[int]) -> Tensor:
     batch, channels = y.shape[:2]
-    size = 1
-    for length in sizes:
-        size = size * length
+    count, size = math.prod(y.shape[2:]), math.prod(sizes)
+    # Writing in place saves a copy of the zeros; transforms have a rule for the other form only.
+    in_place = may_read_values(y)
     if has_channels_last(y):
-        pixels = y.movedim(1, -1).flatten(0, -2)
+        pixels = y.movedim(1, -1).reshape(batch * count, channels)
         zeros = y.new_zeros((batch * size, channels))
-        placed = zeros.index_copy(0, _rows(positions, size), pixels)
+        rows = batch_rows(positions, size)
+        copy = zeros.index_copy_ if in_place else zeros.index_copy
+        placed = copy(0, rows, pixels)
         return placed.view(batch, *sizes, channels).movedim(-1, 1)
     index = positions[:, None].expand(-1, channels, -1)
     zeros = y.new_zeros((batch, channels, size))
-    return zeros.scatter(2, index, y.flatten(2)).view(batch, channels, *sizes)
+    values = y.reshape(batch, channels, count)
+    placed = zeros.scatter_(2, index, values) if in_place else zeros.scatter(2, index, values)
+    return placed.view(batch, channels, *sizes)
 
 
 class _Read(torch.autograd.Function):
@@ -76,7 +115,7 @@ class _Read(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, positions: Tensor, counts: tuple[int, ...]) -> Tensor:
-        return _read(x, positions, counts)
+        return read_positions(x, positions, counts)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -97,7 +136,7 @@ class _ForwardRead(_Read):
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
         (positions,) = ctx.saved_tensors
-        return _read(tangent, positions, ctx.counts)
+        return read_positions(tangent, positions, ctx.counts)
 
 
 class _Write(torch.autograd.Function):
@@ -107,7 +146,7 @@ class _Write(torch.autograd.Function):
 
     @staticmethod
     def forward(y: Tensor, positions: Tensor, sizes: tuple[int, ...]) -> Tensor:
-        return _write(y, positions, sizes)
+        return _write_positions(y, positions, sizes)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -128,7 +167,7 @@ class _ForwardWrite(_Write):
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
         (positions,) = ctx.saved_tensors
-        return _write(tangent, positions, ctx.sizes)
+        return _write_positions(tangent, positions, ctx.sizes)
 
 
 def read_lattice(x: Tensor, positions: Tensor, counts: Sequence[int]) -> Tensor:
@@ -142,6 +181,8 @@ def read_lattice(x: Tensor, positions: Tensor, counts: Sequence[int]) -> Tensor:
     Returns:
         The values, ``(N, C, *counts)``.
     """
+    if is_jit_tracing() or not needs_gradient(x):
+        return read_positions(x, positions, counts)
     function = _Read if torch.compiler.is_compiling() else _ForwardRead
     return cast(Tensor, function.apply(x, positions, tuple(counts)))
 
@@ -157,5 +198,7 @@ def write_lattice(y: Tensor, positions: Tensor, sizes: Sequence[int]) -> Tensor:
     Returns:
         The map, ``(N, C, *sizes)``.
     """
+    if is_jit_tracing() or not needs_gradient(y):
+        return _write_positions(y, positions, sizes)
     function = _Write if torch.compiler.is_compiling() else _ForwardWrite
     return cast(Tensor, function.apply(y, positions, tuple(sizes)))

@@ -1,9 +1,11 @@
-"""One decorator that lets tracers and tensor subclasses see an op as a whole."""
+"""How ops meet tracers, compilers and tensor subclasses."""
 
 import functools
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
+import torch
+from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
 _P = ParamSpec("_P")
@@ -35,3 +37,40 @@ def overridable(function: Callable[_P, _R]) -> Callable[_P, _R]:
         return function(*args, **kwargs)
 
     return dispatched
+
+
+def needs_gradient(x: Tensor) -> bool:
+    """Whether a backward pass through an operation on this tensor may follow.
+
+    Args:
+        x: The tensor.
+
+    Returns:
+        False where a function with a derivative of its own can be saved.
+    """
+    return x.requires_grad and torch.is_grad_enabled()
+
+
+def is_jit_tracing() -> bool:
+    """Whether ``torch.jit.trace`` records operations, which cannot save Python functions."""
+    return torch._C._get_tracing_state() is not None
+
+
+def may_read_values(x: Tensor) -> bool:
+    """Whether Python may look at a tensor's values: not while operations are being recorded.
+
+    Args:
+        x: The tensor.
+
+    Returns:
+        False under compilation, export, tracing, ``torch.func`` transforms, fake or meta tensors
+        and the capture of a CUDA graph.
+    """
+    return (
+        type(x) is Tensor
+        and not x.is_meta
+        and not torch.compiler.is_compiling()
+        and not is_jit_tracing()
+        and not torch._C._functorch.is_functorch_wrapped_tensor(x)
+        and not (x.is_cuda and torch.cuda.is_current_stream_capturing())
+    )

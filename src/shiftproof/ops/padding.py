@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from shiftproof.ops.channels import has_channels_last
-from shiftproof.ops.overrides import overridable
+from shiftproof.ops.overrides import is_jit_tracing, needs_gradient, overridable
 from shiftproof.ops.phases import check_map
 
 PaddingMode = Literal["circular", "zeros", "reflect"]
@@ -64,8 +64,19 @@ def _cut(x: Tensor, starts_and_lengths: Iterable[tuple[int, int]]) -> Tensor:
     return x
 
 
+def _concatenate(x: Tensor, widths: Widths) -> Tensor:
+    for axis, (before, after) in enumerate(widths, 2):
+        size = x.shape[axis]
+        parts = [(size - before, before), (0, size), (0, after)]
+        x = torch.cat([x.narrow(axis, start, width) for start, width in parts if width], axis)
+    return x
+
+
 def _wrap(x: Tensor, widths: Widths) -> Tensor:
     """Copy the map into a larger one, and its borders around it; the memory format stays."""
+    if torch.compiler.is_compiling():
+        # A copy into a slice becomes five nodes of an ONNX graph, which take the exporter minutes.
+        return _concatenate(x, widths)
     sizes = [size + sum(pair) for size, pair in zip(x.shape[2:], widths, strict=True)]
     if has_channels_last(x):
         padded = x.new_empty((x.shape[0], *sizes, x.shape[1])).movedim(-1, 1)
@@ -137,11 +148,15 @@ class _ForwardFold(_Fold):
 
 
 def _wrap_border(x: Tensor, widths: Widths) -> Tensor:
+    if is_jit_tracing() or not needs_gradient(x):
+        return _wrap(x, widths)
     function = _Wrap if torch.compiler.is_compiling() else _ForwardWrap
     return cast(Tensor, function.apply(x, widths))
 
 
 def _fold_border(padded: Tensor, widths: Widths) -> Tensor:
+    if not needs_gradient(padded):
+        return _fold(padded, widths)
     function = _Fold if torch.compiler.is_compiling() else _ForwardFold
     return cast(Tensor, function.apply(padded, widths))
 

@@ -9,6 +9,7 @@ References:
 import math
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from shiftproof.ops.lattice import lattice_positions, read_lattice, write_lattice
@@ -20,6 +21,7 @@ from shiftproof.ops.phases import (
     per_axis,
     phase_offsets,
 )
+from shiftproof.ops.window import read_window
 
 
 @overridable
@@ -160,34 +162,55 @@ def place_phase(y: Tensor, phase: Tensor, stride: int | Sequence[int]) -> Tensor
 
 
 @overridable
-def align_phase(x: Tensor, phase: Tensor, stride: int | Sequence[int]) -> Tensor:
+def align_phase(
+    x: Tensor,
+    phase: Tensor,
+    stride: int | Sequence[int],
+    before: Sequence[int] | None = None,
+    after: Sequence[int] | None = None,
+) -> Tensor:
     """Circularly shift each sample so that the chosen component starts at the origin.
 
     Any strided layer that follows then samples the chosen component:
     ``take_phase(x, p, S) == align_phase(x, p, S)[..., ::S, ::S]``.
+
+    A convolution that follows needs the aligned map with a circular border.  Given its widths, both
+    are made in one copy: ``align_phase(x, p, S, before, after)`` is
+    ``pad(align_phase(x, p, S), before, after, "circular")``.
 
     Args:
         x: Feature map, ``(N, C, *spatial)``.
         phase: Chosen component, ``(N,)`` integers in ``[0, P)``, row-major; other values count
             modulo ``P``.
         stride: Stride of the layers that follow, in pixels; must divide every spatial size.
+        before: Pixels to add before the first, per spatial axis; none if None.
+        after: Pixels to add after the last, per spatial axis; none if None.
 
     Returns:
-        The aligned maps, of the shape and memory format of ``x``.
+        The aligned maps, ``(N, C, *(before + spatial + after))``, in the memory format of ``x``.
 
     Raises:
-        ValueError: If a spatial size is not a multiple of its stride, or there is not one phase
-            per sample.
+        ValueError: If a spatial size is not a multiple of its stride, there is not one phase per
+            sample, or not one width of the border per axis.
         TypeError: If the phases are not integers.
 
     Equivariance:
         Exact (bitwise): shifting ``x`` by ``d`` and aligning at ``q = (p + d) mod S`` shifts the
         result by ``p + d - q``, a multiple of ``S``.  Checked by ``tests/ops/test_polyphase.py``.
     """
-    strides = per_axis("align_phase", stride, check_map("align_phase", x))
-    sizes = x.shape[2:]
-    check_divisible("align_phase", sizes, strides)
+    num_dims = check_map("align_phase", x)
+    strides = per_axis("align_phase", stride, num_dims)
+    check_divisible("align_phase", x.shape[2:], strides)
     check_phase("align_phase", phase, x.shape[0])
-    offsets = phase_offsets(phase, strides)
-    positions = lattice_positions(offsets, (1,) * len(sizes), sizes, sizes)
-    return read_lattice(x, positions, sizes)
+    first = (0,) * num_dims if before is None else tuple(before)
+    last = (0,) * num_dims if after is None else tuple(after)
+    if len(first) != num_dims or len(last) != num_dims:
+        raise ValueError(
+            f"align_phase: before and after must have one width per spatial axis, {num_dims} here, "
+            f"got {first} and {last}; pass a width for each"
+        )
+    start = phase_offsets(phase, strides)
+    if any(first):
+        start = start - torch.tensor(first, device=start.device)
+    counts = [sum(part) for part in zip(first, x.shape[2:], last, strict=True)]
+    return read_window(x, start, -first[-1], strides[-1] - 1, counts)

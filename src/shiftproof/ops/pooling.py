@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from shiftproof.ops.overrides import overridable
+from shiftproof.ops.overrides import is_jit_tracing, overridable
 from shiftproof.ops.phases import check_map
 
 _EXACT_BITS = 52
@@ -20,8 +20,8 @@ _EXACT_BITS = 52
 def _mean(x: Tensor) -> Tensor:
     """Round each channel to multiples of one unit, so small that float64 sums are exact."""
     wide = torch.float32 if x.device.type == "mps" else torch.float64
-    values = x.flatten(2).to(wide)
-    count = values.shape[-1]
+    count = math.prod(x.shape[2:])
+    values = x.reshape(*x.shape[:2], count).to(wide)
     largest = values.abs().amax(-1, keepdim=True)
     # Zero, infinite and NaN maps need no rounding, and infinity would spoil the arithmetic below.
     scalable = (largest > 0) & (largest < math.inf)
@@ -29,6 +29,10 @@ def _mean(x: Tensor) -> Tensor:
     exact = (values / unit).round().sum(-1, keepdim=True) * unit
     mean = torch.where(scalable, exact, values.sum(-1, keepdim=True)) / count
     return mean.squeeze(-1).to(x.dtype)
+
+
+def _ordinary_mean(x: Tensor) -> Tensor:
+    return x.reshape(*x.shape[:2], math.prod(x.shape[2:])).mean(-1)
 
 
 class _Mean(torch.autograd.Function):
@@ -56,7 +60,7 @@ class _ForwardMean(_Mean):
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor) -> Tensor:
-        return tangent.flatten(2).mean(-1)
+        return _ordinary_mean(tangent)
 
 
 @overridable
@@ -84,5 +88,8 @@ def global_mean(x: Tensor) -> Tensor:
         tensor([[3.]])
     """
     check_map("global_mean", x)
+    if is_jit_tracing():  # with a zero added that has the slope
+        ordinary = _ordinary_mean(x)
+        return _mean(x.detach()) + (ordinary - ordinary.detach())
     function = _Mean if torch.compiler.is_compiling() else _ForwardMean
     return cast(Tensor, function.apply(x))

@@ -12,33 +12,38 @@ References:
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from shiftproof.ops.channels import sum_channels
-from shiftproof.ops.overrides import overridable
+from shiftproof.ops.channels import norm_channels
+from shiftproof.ops.overrides import may_read_values, overridable
 from shiftproof.ops.phases import check_divisible, check_map, per_axis
 from shiftproof.ops.polyphase import polyphase_split
 from shiftproof.ops.ties import find_ties, view_numbers
 
-_EXACT_BITS = 53
-"""Integers up to 2^53 are exact in float64, and so are their sums below it."""
-
-_HUGE = 1e38
-"""Stands for a pixel that is NaN, infinite or beyond the range of float32 when squared."""
+_LARGEST_SUM = 2.0**52
+"""Whole numbers up to here are exact in float64, and so are their sums."""
 
 
 def _sum_lattices(values: Tensor, strides: Sequence[int]) -> Tensor:
     """Sum non-negative pixels over each component, with the same result in any order."""
-    values = values.nan_to_num(nan=_HUGE, posinf=_HUGE).clamp(max=_HUGE)
-    largest = values.flatten(1).amax(1).clamp(min=torch.finfo(values.dtype).tiny)
-    components = polyphase_split(values[:, None], strides)[:, 0].flatten(2)
-    limit = 2.0 ** (_EXACT_BITS - 1) / components.shape[-1]
-    levels = (components / largest[:, None, None] * limit).round()
+    most, sizes = torch.finfo(values.dtype).max, values.shape[1:]
+    shares = values.nan_to_num(nan=most, posinf=most)
+    largest = shares.flatten(1).amax(1).clamp(min=torch.finfo(values.dtype).tiny)
+    # Two steps, because one factor could leave the range of float32.
+    shares = shares.div_(largest.view(-1, *[1] * len(sizes)))
+    levels = shares.mul_(_LARGEST_SUM / math.prod(sizes)).round_()
     # Apple's GPUs have no float64; integers serve as well there.
     exact = torch.int64 if values.device.type == "mps" else torch.float64
-    return levels.to(exact).sum(-1)
+    # One axis after the other, because whole rows add fast and pixels of a stride do not.
+    rows, columns = values.shape[0], math.prod(sizes)
+    for size, stride in zip(sizes, strides, strict=True):
+        levels = levels.reshape(rows, size // stride, columns // size * stride)
+        levels = levels.sum(1, dtype=exact)
+        rows, columns = rows * stride, columns // size
+    return levels.view(values.shape[0], math.prod(strides))
 
 
 def _largest_on_lattices(values: Tensor, strides: Sequence[int]) -> Tensor:
@@ -86,7 +91,7 @@ def phase_scores(x: Tensor, stride: int | Sequence[int], norm: float = 2) -> Ten
         return _largest_on_lattices(x.abs(), strides)
     if x.dtype in (torch.float16, torch.bfloat16):
         x = x.float()
-    return _sum_lattices(sum_channels(x * x if norm == 2 else x.abs()), strides)
+    return _sum_lattices(norm_channels(x, int(norm)), strides)
 
 
 @overridable
@@ -131,22 +136,29 @@ def first_phase(x: Tensor, stride: int | Sequence[int]) -> Tensor:
     return first.to(torch.int64).expand(x.shape[0], -1)
 
 
-def _may_branch(scores: Tensor) -> bool:
-    """Whether Python may look at values: not while a graph of operations is being recorded."""
-    return (
-        type(scores) is Tensor
-        and not scores.is_meta
-        and not torch.compiler.is_compiling()
-        and torch._C._get_tracing_state() is None
-        and not torch._C._functorch.is_functorch_wrapped_tensor(scores)
-        and not (scores.is_cuda and torch.cuda.is_current_stream_capturing())
-    )
-
-
 def _settle_ties(tied: Tensor, maps: Sequence[Tensor], strides: Sequence[int]) -> Tensor:
     """Of the tied phases, the one whose component holds the view of the largest number."""
     numbers = _largest_on_lattices(view_numbers(maps)[:, None], strides)
     return torch.where(tied, numbers, -math.inf).argmax(1)
+
+
+def _choose_blindly(scores: Tensor, maps: Sequence[Tensor], strides: Sequence[int]) -> Tensor:
+    """Choose without looking at values, in a graph that is being recorded."""
+    tied = find_ties(scores)
+    exporting = torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()
+    if not exporting or not all(type(size) is int for size in maps[0].shape[2:]):
+        return _settle_ties(tied, maps, strides)
+    # A branch of the exported program, because the rule costs half as much as a network.  Where
+    # sizes are open it is always computed: inside a branch they would be taken for known.
+    return cast(
+        Tensor,
+        torch.cond(
+            (tied.sum(1) > 1).any(),
+            lambda tied, *maps: _settle_ties(tied, maps, strides),
+            lambda tied, *maps: tied.to(torch.int64).argmax(1),
+            (tied, *[x.detach() for x in maps]),
+        ),
+    )
 
 
 @overridable
@@ -202,11 +214,12 @@ def select_phase(
             f"per sample and phase, got {tuple(scores.shape)}; pass what phase_scores returns"
         )
     scores = scores.detach()
-    tied = find_ties(scores)
-    if not _may_branch(scores):
-        return _settle_ties(tied, maps, strides)
-    phase = scores.argmax(1)
-    rows = (tied.sum(1) > 1).nonzero().flatten()
-    if len(rows) > 0:
-        phase[rows] = _settle_ties(tied[rows], [other[rows] for other in maps], strides)
+    if not may_read_values(scores):
+        return _choose_blindly(scores, maps, strides)
+    best, phases = scores.topk(min(2, scores.shape[1]), dim=1)
+    phase = phases[:, 0]
+    rows = find_ties(best).all(1).nonzero().flatten()
+    if scores.shape[1] > 1 and len(rows) > 0:
+        tied = find_ties(scores[rows])
+        phase[rows] = _settle_ties(tied, [other[rows] for other in maps], strides)
     return phase

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from shiftproof.ops.lattice import lattice_positions, read_lattice
-from shiftproof.ops.overrides import overridable
+from shiftproof.ops.overrides import may_read_values, overridable
+from shiftproof.ops.window import read_window
 
 
 def per_sample_shift(operation: str, x: Tensor, shift: Sequence[int] | Tensor) -> Tensor:
@@ -70,7 +71,18 @@ def circular_shift(x: Tensor, shift: Sequence[int] | Tensor) -> Tensor:
     """
     sizes = x.shape[2:]
     shifts = per_sample_shift("circular_shift", x, shift)
-    return read_lattice(x, lattice_positions(-shifts, (1,) * len(sizes), sizes, sizes), sizes)
+    start = torch.stack([torch.remainder(-shifts[:, i], size) for i, size in enumerate(sizes)], 1)
+    return read_window(x, start, 0, sizes[-1] - 1, sizes)
+
+
+def _check_window(shifts: Tensor, sizes: Sequence[int], size: Sequence[int]) -> None:
+    room = [full - part for full, part in zip(sizes, size, strict=True)]
+    if bool(((shifts < 0) | (shifts > shifts.new_tensor(room))).any()):
+        raise ValueError(
+            f"crop_shift: the window must lie inside the image of {'x'.join(map(str, sizes))}, "
+            f"got size {'x'.join(map(str, size))} at shifts {shifts.min().item()} to "
+            f"{shifts.max().item()}; shift by at most {tuple(room)}"
+        )
 
 
 @overridable
@@ -88,7 +100,8 @@ def crop_shift(x: Tensor, shift: Sequence[int] | Tensor, size: Sequence[int]) ->
 
     Raises:
         ValueError: If the shift or the size does not have one value per axis, or the window leaves
-            the image.
+            the image; in a compiled or exported graph, which must not look at values, a window that
+            leaves the image wraps around.
         TypeError: If the shift is not made of integers.
 
     Equivariance:
@@ -102,15 +115,8 @@ def crop_shift(x: Tensor, shift: Sequence[int] | Tensor, size: Sequence[int]) ->
             f"crop_shift: size must have one value per spatial axis, {len(sizes)} here, got "
             f"{tuple(size)}; pass for instance {tuple(sizes)}"
         )
-    largest = torch.tensor(
-        [full - part for full, part in zip(sizes, size, strict=True)], device=x.device
-    )
-    if bool(((shifts < 0) | (shifts > largest)).any()):
-        raise ValueError(
-            f"crop_shift: the window must lie inside the image of {'x'.join(map(str, sizes))}, "
-            f"got size {'x'.join(map(str, size))} at shifts {shifts.min().item()} to "
-            f"{shifts.max().item()}; shift by at most {tuple(largest.tolist())}"
-        )
+    if may_read_values(shifts):
+        _check_window(shifts, sizes, size)
     return read_lattice(x, lattice_positions(shifts, (1,) * len(sizes), sizes, size), size)
 
 

@@ -98,7 +98,7 @@ def view_numbers(maps: Sequence[Tensor]) -> Tensor:
     channel = 1
     for x in maps:
         wide = torch.float32 if x.device.type == "mps" else torch.float64
-        values = x.detach().to(wide).nan_to_num(posinf=1e38, neginf=-1e38)
+        values = x.detach().nan_to_num().to(wide).clamp(-1e38, 1e38)
         index = torch.arange(channel, channel + x.shape[1], device=x.device, dtype=wide)
         weights = _spread(index).view(-1, *[1] * (x.ndim - 2))
         summed = sum_channels(values * weights)
