@@ -5,12 +5,13 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check
+.PHONY: help demo test test-slow check bench
 
 help:
 	@echo "make demo       train four small networks on handwritten digits and compare them"
 	@echo "make test       run the test suite"
 	@echo "make test-slow  run the tests marked slow: the whole zoo, the inductor compiler"
+	@echo "make bench      measure time, memory and exactness, and write docs/benchmarks.md; 20 minutes"
 	@echo "make check      lint, format, types and import layers"
 
 $(INSTALLED): pyproject.toml
@@ -33,3 +34,7 @@ check: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+bench: $(INSTALLED)
+	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.page

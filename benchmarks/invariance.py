@@ -1,7 +1,7 @@
 """Count logits and predictions that a circular shift changes, over real images.
 
-    python benchmarks/invariance.py --cifar10 DIR --models cifar_resnet20_aps1 --pairs 100000
-    python benchmarks/invariance.py --imagenet DIR --models resnet18_pa --images mirrored
+    python -m benchmarks.invariance --cifar10 DIR --models cifar_resnet20_aps1 --pairs 100000
+    python -m benchmarks.invariance --imagenet DIR --models resnet18_pa --images mirrored
 
 Each pair is one image and one random circular shift of it by any number of pixels.  Logits are
 compared bit for bit in float32, and the phase chosen on the image itself in bfloat16 and float16.
