@@ -171,6 +171,19 @@ def test_a_border_has_one_width_per_axis():
         ops.align_phase(torch.zeros(1, 1, 4, 4), torch.tensor([0]), 2, (1,), (1, 1))
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_large_maps_take_another_way_to_the_same_result(channels_last):
+    x = laid_out(random_map(2, 8, 128, 128), channels_last).requires_grad_()
+    kept = ops.take_phase(x, torch.tensor([1, 2]), 2)
+    assert torch.equal(kept, torch.stack([x[0, :, ::2, 1::2], x[1, :, 1::2, ::2]]))
+    (grad,) = torch.autograd.grad(kept, x, kept.detach())
+    assert torch.equal(grad, ops.place_phase(kept, torch.tensor([1, 2]), 2))
+    expected = torch.zeros_like(x)
+    expected[0, :, ::2, 1::2], expected[1, :, 1::2, ::2] = kept[0], kept[1]
+    assert torch.equal(grad, expected)
+    assert grad.stride() == x.stride()
+
+
 @pytest.mark.parametrize(
     ("move", "message"),
     [

@@ -106,3 +106,11 @@ def test_a_crop_must_lie_inside(shift):
 def test_a_window_must_have_one_size_per_axis():
     with pytest.raises(ValueError, match="crop_shift: size must have one value per spatial axis"):
         ops.crop_shift(torch.ones(1, 1, 4, 4), (0, 0), (2,))
+
+
+def test_a_crop_that_cannot_look_at_its_shifts_takes_the_nearest_window_inside():
+    x = distinct_map(1, 1, 6, 6)
+    shifts = torch.tensor([[[9, -1]], [[1, 1]]])
+    crops = torch.vmap(lambda shift: ops.crop_shift(x, shift, (4, 4)))(shifts)
+    assert torch.equal(crops[0], x[:, :, 2:, :4])
+    assert torch.equal(crops[1], x[:, :, 1:5, 1:5])

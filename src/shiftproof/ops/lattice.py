@@ -1,10 +1,9 @@
 """Reading and writing a different regular lattice of points in each sample of a batch.
 
-Every move of this project is one of these two, with other starts and steps: keeping a phase reads
-a lattice of step S, putting back writes one, aligning and shifting read all points from another
-start.  A lattice visits each point at most once, so reading and writing are exact adjoints of each
-other, and each is the other's backward pass.  Native indexing would accumulate into the same memory
-one element after the other, which on CPU costs more than a convolution.
+Keeping a phase reads a lattice of step S, putting back writes one, cropping reads one of step 1.  A
+lattice visits each point at most once, so reading and writing are exact adjoints of each other, and
+each is the other's backward pass.  Native indexing would accumulate into the same memory one
+element after the other, which on CPU costs more than a convolution.
 """
 
 import math
@@ -17,37 +16,7 @@ from torch import Tensor
 from shiftproof.ops.channels import has_channels_last
 from shiftproof.ops.overrides import is_jit_tracing, may_read_values, needs_gradient
 
-
-def lattice_positions(
-    start: Tensor,
-    step: Sequence[int],
-    sizes: Sequence[int],
-    counts: Sequence[int],
-    pitch: Sequence[int] | None = None,
-) -> Tensor:
-    """Flat positions of the points ``start + step * i``, wrapped around the map.
-
-    Args:
-        start: First point of each sample, ``(N, D)`` integers, any value.
-        step: Distance between neighbours in pixels, per axis.
-        sizes: Size of the map, per axis.
-        counts: Number of points, per axis.
-        pitch: Size, per axis, of the map whose positions these are, where it is larger than
-            ``sizes``; the first ``sizes`` of its pixels are meant.
-
-    Returns:
-        Row-major positions into the flattened map, ``(N, prod(counts))`` int64.
-    """
-    positions = start.new_zeros((start.shape[0], 1), dtype=torch.int64)
-    lengths = sizes if pitch is None else pitch
-    for axis, (spacing, size, count) in enumerate(zip(step, sizes, counts, strict=True)):
-        steps = spacing * torch.arange(count, device=start.device)
-        # The exporter to ONNX cannot divide by a size that it does not know.
-        divisor = size if isinstance(size, int) else torch.full_like(steps, size)
-        coordinates = torch.remainder(start[:, axis, None] + steps, divisor)
-        positions = positions[:, :, None] * lengths[axis] + coordinates[:, None, :]
-        positions = positions.flatten(1)
-    return positions
+_Sizes = tuple[int, ...]
 
 
 def batch_rows(positions: Tensor, size: int) -> Tensor:
@@ -89,12 +58,57 @@ def read_positions(x: Tensor, positions: Tensor, counts: Sequence[int]) -> Tenso
     return x.reshape(batch, channels, size).gather(2, index).view(batch, channels, *counts)
 
 
-def _write_positions(y: Tensor, positions: Tensor, sizes: Sequence[int]) -> Tensor:
-    batch, channels = y.shape[:2]
-    count, size = math.prod(y.shape[2:]), math.prod(sizes)
+_LARGE = 1 << 19
+"""Samples of at least so many bytes are faster to copy as strided slices than point by point."""
+
+
+def _copies_samples(x: Tensor, sample: Sequence[int]) -> bool:
+    """Whether to copy sample by sample, which needs the starts as numbers."""
+    large = math.prod(sample) * x.element_size() >= _LARGE if may_read_values(x) else False
+    return large and x.device.type == "cpu"
+
+
+def _slices(first: Sequence[int], step: Sequence[int], counts: Sequence[int]) -> tuple[slice, ...]:
+    ends = [at + spacing * (count - 1) + 1 for at, spacing, count in zip(first, step, counts)]
+    return (slice(None), *map(slice, first, ends, step))
+
+
+def _inner_positions(
+    start: Tensor, step: Sequence[int], sizes: Sequence[int], counts: Sequence[int]
+) -> Tensor:
+    """Flat positions of a lattice that lies inside the map, ``(N, prod(counts))``."""
+    first, points = start[:, 0], step[0] * torch.arange(counts[0], device=start.device)
+    for axis in range(1, len(sizes)):
+        first = first * sizes[axis] + start[:, axis]
+        steps = step[axis] * torch.arange(counts[axis], device=start.device)
+        points = (points[:, None] * sizes[axis] + steps).flatten()
+    return first[:, None] + points
+
+
+def _read(x: Tensor, start: Tensor, step: _Sizes, counts: _Sizes) -> Tensor:
+    if not has_channels_last(x) and _copies_samples(x, x.shape[1:]):
+        kept = x.new_empty((*x.shape[:2], *counts))
+        for target, source, first in zip(kept, x, start.tolist(), strict=True):
+            target.copy_(source[_slices(first, step, counts)])
+        return kept
+    return read_positions(x, _inner_positions(start, step, x.shape[2:], counts), counts)
+
+
+def _write(y: Tensor, start: Tensor, step: _Sizes, sizes: _Sizes) -> Tensor:
+    batch, channels, *counts = y.shape
+    in_rows = has_channels_last(y)
+    if _copies_samples(y, (channels, *sizes)):
+        shape = (batch, *sizes, channels) if in_rows else (batch, channels, *sizes)
+        zeros = y.new_zeros(shape)
+        placed = zeros.movedim(-1, 1) if in_rows else zeros
+        for target, source, first in zip(placed, y, start.tolist(), strict=True):
+            target[_slices(first, step, counts)].copy_(source)
+        return placed
+    positions = _inner_positions(start, step, sizes, counts)
+    count, size = math.prod(counts), math.prod(sizes)
     # Writing in place saves a copy of the zeros; transforms have a rule for the other form only.
     in_place = may_read_values(y)
-    if has_channels_last(y):
+    if in_rows:
         pixels = y.movedim(1, -1).reshape(batch * count, channels)
         zeros = y.new_zeros((batch * size, channels))
         rows = batch_rows(positions, size)
@@ -109,25 +123,25 @@ def _write_positions(y: Tensor, positions: Tensor, sizes: Sequence[int]) -> Tens
 
 
 class _Read(torch.autograd.Function):
-    """Values at the positions; the backward pass writes the gradient to the same positions."""
+    """Values on the lattice; the backward pass writes the gradient to the same points."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor, positions: Tensor, counts: tuple[int, ...]) -> Tensor:
-        return read_positions(x, positions, counts)
+    def forward(x: Tensor, start: Tensor, step: _Sizes, counts: _Sizes) -> Tensor:
+        return _read(x, start, step, counts)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, positions, ctx.counts = inputs
+        x, start, ctx.step, ctx.counts = inputs
         ctx.sizes = tuple(x.shape[2:])
-        ctx.save_for_backward(positions)
-        ctx.save_for_forward(positions)
+        ctx.save_for_backward(start)
+        ctx.save_for_forward(start)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        (positions,) = ctx.saved_tensors
-        return write_lattice(grad, positions, ctx.sizes), None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        (start,) = ctx.saved_tensors
+        return write_lattice(grad, start, ctx.step, ctx.sizes), None, None, None
 
 
 class _ForwardRead(_Read):
@@ -135,30 +149,30 @@ class _ForwardRead(_Read):
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
-        (positions,) = ctx.saved_tensors
-        return read_positions(tangent, positions, ctx.counts)
+        (start,) = ctx.saved_tensors
+        return _read(tangent, start, ctx.step, ctx.counts)
 
 
 class _Write(torch.autograd.Function):
-    """Zeros but for the values at the positions; the backward pass reads them again."""
+    """Zeros but for the values on the lattice; the backward pass reads them again."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(y: Tensor, positions: Tensor, sizes: tuple[int, ...]) -> Tensor:
-        return _write_positions(y, positions, sizes)
+    def forward(y: Tensor, start: Tensor, step: _Sizes, sizes: _Sizes) -> Tensor:
+        return _write(y, start, step, sizes)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        y, positions, ctx.sizes = inputs
+        y, start, ctx.step, ctx.sizes = inputs
         ctx.counts = tuple(y.shape[2:])
-        ctx.save_for_backward(positions)
-        ctx.save_for_forward(positions)
+        ctx.save_for_backward(start)
+        ctx.save_for_forward(start)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        (positions,) = ctx.saved_tensors
-        return read_lattice(grad, positions, ctx.counts), None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        (start,) = ctx.saved_tensors
+        return read_lattice(grad, start, ctx.step, ctx.counts), None, None, None
 
 
 class _ForwardWrite(_Write):
@@ -166,39 +180,43 @@ class _ForwardWrite(_Write):
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
-        (positions,) = ctx.saved_tensors
-        return _write_positions(tangent, positions, ctx.sizes)
+        (start,) = ctx.saved_tensors
+        return _write(tangent, start, ctx.step, ctx.sizes)
 
 
-def read_lattice(x: Tensor, positions: Tensor, counts: Sequence[int]) -> Tensor:
-    """Read the values at the given positions of each sample; the memory format is kept.
+def read_lattice(x: Tensor, start: Tensor, step: Sequence[int], counts: Sequence[int]) -> Tensor:
+    """Read the points ``start + step * i`` of each sample; the memory format is kept.
 
     Args:
         x: Feature map, ``(N, C, *spatial)``.
-        positions: Flat positions, ``(N, M)``, without repetition within a sample.
-        counts: Spatial sizes of the result, of product ``M``.
+        start: First point of each sample, ``(N, D)`` integers; all points lie inside the map.
+        step: Distance between neighbours in pixels, per axis.
+        counts: Number of points, per axis.
 
     Returns:
         The values, ``(N, C, *counts)``.
     """
+    steps, shape = tuple(step), tuple(counts)
     if is_jit_tracing() or not needs_gradient(x):
-        return read_positions(x, positions, counts)
+        return _read(x, start, steps, shape)
     function = _Read if torch.compiler.is_compiling() else _ForwardRead
-    return cast(Tensor, function.apply(x, positions, tuple(counts)))
+    return cast(Tensor, function.apply(x, start, steps, shape))
 
 
-def write_lattice(y: Tensor, positions: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Write values to the given positions of a map of zeros: the adjoint of ``read_lattice``.
+def write_lattice(y: Tensor, start: Tensor, step: Sequence[int], sizes: Sequence[int]) -> Tensor:
+    """Write values to points of a map of zeros: the adjoint of ``read_lattice``.
 
     Args:
         y: Values, ``(N, C, *counts)``.
-        positions: Flat positions, ``(N, M)``, without repetition within a sample.
+        start: First point of each sample, ``(N, D)`` integers; all points lie inside the map.
+        step: Distance between neighbours in pixels, per axis.
         sizes: Spatial sizes of the result.
 
     Returns:
         The map, ``(N, C, *sizes)``.
     """
+    steps, shape = tuple(step), tuple(sizes)
     if is_jit_tracing() or not needs_gradient(y):
-        return _write_positions(y, positions, sizes)
+        return _write(y, start, steps, shape)
     function = _Write if torch.compiler.is_compiling() else _ForwardWrite
-    return cast(Tensor, function.apply(y, positions, tuple(sizes)))
+    return cast(Tensor, function.apply(y, start, steps, shape))

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from shiftproof.ops.lattice import read_lattice
 from shiftproof.ops.overrides import overridable
 from shiftproof.ops.padding import PaddingMode, check_padding_mode, pad
 from shiftproof.ops.phases import check_map, per_axis
@@ -89,8 +90,11 @@ def lowpass(
     check_padding_mode("lowpass", padding_mode)
     strides = per_axis("lowpass", stride, num_dims)
     if kernel.numel() == 1:
-        kept = tuple(slice(None, None, step) for step in (1, 1, *strides))
-        return x[kept] * kernel.to(x.dtype).reshape(())
+        # A slice would give the gradient the default memory format.
+        start = torch.zeros((x.shape[0], num_dims), dtype=torch.int64, device=x.device)
+        counts = [-(-size // step) for size, step in zip(x.shape[2:], strides, strict=True)]
+        kept = read_lattice(x, start, strides, counts) if max(strides) > 1 else x
+        return kept * kernel.to(x.dtype).reshape(())
     before = [(size - 1) // 2 for size in kernel.shape]
     after = [size // 2 for size in kernel.shape]
     convolve = (F.conv1d, F.conv2d, F.conv3d)[num_dims - 1]

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from shiftproof.ops.lattice import lattice_positions, read_lattice, write_lattice
+from shiftproof.ops.lattice import read_lattice, write_lattice
 from shiftproof.ops.overrides import overridable
 from shiftproof.ops.phases import (
     check_divisible,
@@ -125,8 +125,7 @@ def take_phase(x: Tensor, phase: Tensor, stride: int | Sequence[int]) -> Tensor:
     check_divisible("take_phase", sizes, strides)
     check_phase("take_phase", phase, x.shape[0])
     counts = [size // step for size, step in zip(sizes, strides, strict=True)]
-    positions = lattice_positions(phase_offsets(phase, strides), strides, sizes, counts)
-    return read_lattice(x, positions, counts)
+    return read_lattice(x, phase_offsets(phase, strides), strides, counts)
 
 
 @overridable
@@ -157,8 +156,7 @@ def place_phase(y: Tensor, phase: Tensor, stride: int | Sequence[int]) -> Tensor
     check_phase("place_phase", phase, y.shape[0])
     counts = y.shape[2:]
     sizes = [count * step for count, step in zip(counts, strides, strict=True)]
-    positions = lattice_positions(phase_offsets(phase, strides), strides, sizes, counts)
-    return write_lattice(y, positions, sizes)
+    return write_lattice(y, phase_offsets(phase, strides), strides, sizes)
 
 
 @overridable

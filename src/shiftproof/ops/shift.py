@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from shiftproof.ops.lattice import lattice_positions, read_lattice
+from shiftproof.ops.lattice import read_lattice
 from shiftproof.ops.overrides import may_read_values, overridable
 from shiftproof.ops.window import read_window
 
@@ -100,8 +100,8 @@ def crop_shift(x: Tensor, shift: Sequence[int] | Tensor, size: Sequence[int]) ->
 
     Raises:
         ValueError: If the shift or the size does not have one value per axis, or the window leaves
-            the image; in a compiled or exported graph, which must not look at values, a window that
-            leaves the image wraps around.
+            the image; a compiled or exported graph, which must not look at values, takes the
+            nearest window inside.
         TypeError: If the shift is not made of integers.
 
     Equivariance:
@@ -117,7 +117,10 @@ def crop_shift(x: Tensor, shift: Sequence[int] | Tensor, size: Sequence[int]) ->
         )
     if may_read_values(shifts):
         _check_window(shifts, sizes, size)
-    return read_lattice(x, lattice_positions(shifts, (1,) * len(sizes), sizes, size), size)
+    else:
+        room = [full - part for full, part in zip(sizes, size, strict=True)]
+        shifts = torch.stack([shifts[:, axis].clamp(0, end) for axis, end in enumerate(room)], 1)
+    return read_lattice(x, shifts, (1,) * len(sizes), size)
 
 
 @overridable

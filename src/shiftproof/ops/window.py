@@ -14,11 +14,10 @@ import torch
 from torch import Tensor
 
 from shiftproof.ops.channels import has_channels_last
-from shiftproof.ops.lattice import batch_rows, lattice_positions, read_positions
+from shiftproof.ops.lattice import batch_rows, read_positions
 from shiftproof.ops.overrides import is_jit_tracing, may_read_values, needs_gradient
 
 _Sizes = tuple[int, ...]
-
 
 _NARROW = 64
 """Pixels of fewer bytes than this are slower to copy one by one than as rows of an image."""
@@ -28,6 +27,33 @@ def _copies_rows(x: Tensor) -> bool:
     """Whether rows of an image are the largest pieces that a copy can move at once."""
     wide = has_channels_last(x) and x.shape[1] * x.element_size() >= _NARROW
     return not wide and x.device.type == "cpu" and may_read_values(x) and x.numel() > 0
+
+
+def _positions(
+    start: Tensor, sizes: Sequence[int], counts: Sequence[int], pitch: Sequence[int] | None = None
+) -> Tensor:
+    """Flat positions of the pixels of each window.
+
+    Args:
+        start: First pixel of each window.
+        sizes: Size of the map, after which a window wraps around.
+        counts: Size of the windows.
+        pitch: Size of the map whose positions these are, where it is larger than ``sizes``; the
+            first ``sizes`` of its pixels are meant.
+
+    Returns:
+        Row-major positions, ``(N, prod(counts))`` int64.
+    """
+    positions = start.new_zeros((start.shape[0], 1), dtype=torch.int64)
+    lengths = sizes if pitch is None else pitch
+    for axis, (size, count) in enumerate(zip(sizes, counts, strict=True)):
+        steps = torch.arange(count, device=start.device)
+        # The exporter to ONNX cannot divide by a size that it does not know.
+        divisor = size if isinstance(size, int) else torch.full_like(steps, size)
+        coordinates = torch.remainder(start[:, axis, None] + steps, divisor)
+        positions = positions[:, :, None] * lengths[axis] + coordinates[:, None, :]
+        positions = positions.flatten(1)
+    return positions
 
 
 def _read_rows(x: Tensor, start: Tensor, low: int, reach: int, counts: _Sizes) -> Tensor:
@@ -56,7 +82,7 @@ def _read_rows(x: Tensor, start: Tensor, low: int, reach: int, counts: _Sizes) -
     wide = torch.cat(parts, axis).contiguous()
     pitch = (reach + counts[-1]) * unit
     # The first element of every row of every window, and all runs of memory that long.
-    outer = lattice_positions(start[:, :-1], (1,) * (len(sizes) - 1), sizes[:-1], counts[:-1])
+    outer = _positions(start[:, :-1], sizes[:-1], counts[:-1])
     maps = torch.arange(batch * (1 if in_rows else channels), device=x.device).view(batch, -1, 1)
     first = (outer[:, None] + maps * math.prod(sizes[:-1])) * pitch
     first = first + ((start[:, -1] - low) * unit)[:, None, None]
@@ -71,8 +97,7 @@ def _read_rows(x: Tensor, start: Tensor, low: int, reach: int, counts: _Sizes) -
 def _read(x: Tensor, start: Tensor, low: int, reach: int, counts: _Sizes) -> Tensor:
     if _copies_rows(x):
         return _read_rows(x, start, low, reach, counts)
-    sizes = x.shape[2:]
-    return read_positions(x, lattice_positions(start, (1,) * len(sizes), sizes, counts), counts)
+    return read_positions(x, _positions(start, x.shape[2:], counts), counts)
 
 
 def _add_at(x: Tensor, positions: Tensor, values: Tensor) -> None:
@@ -92,7 +117,6 @@ def _add_at(x: Tensor, positions: Tensor, values: Tensor) -> None:
 def _fold(window: Tensor, start: Tensor, low: int, reach: int, sizes: _Sizes) -> Tensor:
     """Add every pixel of a window to the pixel it was read from: the adjoint of ``_read``."""
     counts = window.shape[2:]
-    ones = (1,) * len(sizes)
     # A window begins with the whole map, turned; what follows repeats pixels of it.
     if _copies_rows(window):
         whole = window
@@ -100,7 +124,7 @@ def _fold(window: Tensor, start: Tensor, low: int, reach: int, sizes: _Sizes) ->
             whole = whole.narrow(axis, 0, size)
         folded = _read_rows(whole, -start, -low - reach, reach, sizes)
     else:
-        turned = lattice_positions(-start, ones, sizes, sizes, pitch=counts)
+        turned = _positions(-start, sizes, sizes, pitch=counts)
         folded = read_positions(window, turned, sizes)
     spans = [
         [(at, min(size, count - at)) for at in range(0, count, size)]
@@ -110,7 +134,7 @@ def _fold(window: Tensor, start: Tensor, low: int, reach: int, sizes: _Sizes) ->
         part = window
         for axis, (begin, length) in enumerate(piece, 2):
             part = part.narrow(axis, begin, length)
-        _add_at(folded, lattice_positions(start, ones, sizes, part.shape[2:]), part)
+        _add_at(folded, _positions(start, sizes, part.shape[2:]), part)
     return folded
 
 

@@ -103,6 +103,7 @@ class Trainer:
             lr=config.lr,
             momentum=config.momentum,
             weight_decay=config.weight_decay,
+            fused=True,
         )
         if config.compile:
             self.model.compile()
