@@ -14,6 +14,9 @@ def keep_freed_memory() -> bool:
     for its pages to be mapped and cleared again.  On a virtual machine that can cost more than the
     arithmetic.  The process then holds on to its peak of memory.
 
+    Training cifar_resnet20_aps1 on two cores of a virtual machine took 0.81 of the time for it in
+    float32 and the default memory format, and the same time in bfloat16 and channels_last.
+
     Returns:
         True if it was done, False where the C library is another one.
     """
