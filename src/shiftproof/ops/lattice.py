@@ -69,7 +69,10 @@ def _copies_samples(x: Tensor, sample: Sequence[int]) -> bool:
 
 
 def _slices(first: Sequence[int], step: Sequence[int], counts: Sequence[int]) -> tuple[slice, ...]:
-    ends = [at + spacing * (count - 1) + 1 for at, spacing, count in zip(first, step, counts)]
+    ends = [
+        at + spacing * (count - 1) + 1
+        for at, spacing, count in zip(first, step, counts, strict=True)
+    ]
     return (slice(None), *map(slice, first, ends, step))
 
 
