@@ -85,3 +85,33 @@ def test_a_demonstration_that_is_stopped_has_the_status_of_its_signal(
     arguments = ("demo", "--folder", tmp_path, "--device", "cpu")
     assert start(monkeypatch, *arguments) == STOPPED
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("model", "status", "line"),
+    [
+        ("cifar_resnet20_pa", 0, "exact: the output must stay the same"),
+        ("cifar_resnet20", 1, "blame: layer2.0.conv1 (Conv2d): stride 2 keeps phase 0"),
+        ("torchvision:resnet18", 1, "blame: conv1 (Conv2d): zero padding of 3 pixels"),
+    ],
+)
+def test_a_network_is_certified(monkeypatch, capsys, model, status, line):
+    assert start(monkeypatch, "certify", model, "--size", 32, "--batch", 1) == status
+    assert line in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["cifar_resnet21", "--size", 32], "error: create_model: "),
+        (["keras:vgg", "--size", 32], "error: shiftproof certify: a network of another library is"),
+        (["torchvision:resnet19", "--size", 32], "error: Unknown model resnet19"),
+        (["resnet18_pa", "--size", 112], "error: ResNet: height and width must be multiples of 32"),
+    ],
+)
+def test_what_cannot_be_certified_is_one_line(monkeypatch, capsys, arguments, message):
+    assert start(monkeypatch, "certify", *arguments) == 1
+    output, error = capsys.readouterr()
+    assert output == ""
+    assert error.startswith(message)
+    assert error.count("\n") == 1

@@ -1,11 +1,14 @@
 """Convolutional networks that are exactly shift invariant."""
 
 from shiftproof import metrics, models, nn, ops
+from shiftproof.certification import Certificate, certify
 from shiftproof.models import create_model, list_models, load_published, valid_sizes
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Certificate",
+    "certify",
     "create_model",
     "list_models",
     "load_published",

@@ -4,8 +4,10 @@ import argparse
 import functools
 import sys
 from pathlib import Path
+from typing import Any
 
 import shiftproof
+from shiftproof.extras import require
 from shiftproof.recipes.command import run_command
 from shiftproof.recipes.outcome import STOPPED
 
@@ -45,6 +47,35 @@ def _demo(args: argparse.Namespace) -> int:
     return 0
 
 
+def _foreign(name: str) -> Any:
+    """Build an untrained network of another library, ``library:name``."""
+    library, _, model = name.partition(":")
+    if library == "torchvision":
+        return require("torchvision.models", extra="train").get_model(model, weights=None)
+    if library == "timm":
+        return require("timm", extra="timm").create_model(model)
+    raise ValueError(
+        f"shiftproof certify: a network of another library is torchvision:NAME or timm:NAME, got "
+        f"{name!r}; for a network of shiftproof see shiftproof list"
+    )
+
+
+def _certify(args: argparse.Namespace) -> int:
+    import torch
+
+    from shiftproof.models.weights import load_weights
+
+    torch.manual_seed(0)
+    model = _foreign(args.model) if ":" in args.model else shiftproof.create_model(args.model)
+    if args.weights is not None:
+        load_weights(model, args.weights)
+    channels = next(value.shape[1] for value in model.parameters() if value.ndim == 4)
+    images = torch.randn(args.batch, channels, args.size, args.size)
+    certificate = shiftproof.certify(model, images)
+    print(certificate)
+    return int(certificate.verdict == "not invariant")
+
+
 def parser() -> argparse.ArgumentParser:
     """Build the parser of the command line."""
     top = argparse.ArgumentParser(prog="shiftproof", description=shiftproof.__doc__)
@@ -62,6 +93,16 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--epochs", type=int, default=10, help="epochs of each network")
     command.add_argument("--device", help="cpu, or the index of a CUDA device")
     command.set_defaults(run=_demo)
+    command = commands.add_parser(
+        "certify",
+        help="say whether a network is shift invariant, and if not, which layer breaks it",
+        description="Measure a network on random images; the exit status is 0 if it is invariant.",
+    )
+    command.add_argument("model", help="a name of shiftproof list, torchvision:NAME or timm:NAME")
+    command.add_argument("--size", type=int, required=True, help="height and width, in pixels")
+    command.add_argument("--weights", type=Path, metavar="FILE", help="state_dict or checkpoint")
+    command.add_argument("--batch", type=int, default=2, help="number of images")
+    command.set_defaults(run=_certify)
     return top
 
 

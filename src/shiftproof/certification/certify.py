@@ -1,0 +1,269 @@
+"""One call that says whether a model is shift invariant, and if not, which layer breaks it."""
+
+import copy
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from shiftproof.certification.blame import find_suspects
+from shiftproof.certification.certificate import Blame, Certificate, Choice, Verdict
+from shiftproof.certification.measurement import Run, require_response, run_pairs
+from shiftproof.certification.shifts import default_shifts, doubling_shifts, given_shifts
+from shiftproof.nn import SelectPhase1d, SelectPhase2d, SelectPhase3d
+from shiftproof.ops import circular_shift
+
+_SELECTS = (SelectPhase1d, SelectPhase2d, SelectPhase3d)
+
+_MODEL_ERRORS = (RuntimeError, TypeError, ValueError, NotImplementedError, AttributeError)
+"""What models raise when they are given a precision or a batch that they do not expect."""
+
+
+def certify(
+    model: Callable[[Tensor], Any],
+    example_input: Tensor,
+    *,
+    shifts: Sequence[Sequence[int]] | Tensor | None = None,
+) -> Certificate:
+    """Measure whether a model is invariant or equivariant to circular shifts, and say why not.
+
+    The model is run on ``example_input`` and on shifted copies of it, in float64, where rounding
+    cannot be confused with anything else, and in its own precision.  Logits and other outputs
+    without spatial axes must stay the same.  An output with the axes of the input and more than one
+    pixel must move with it: by exactly the shift if it has the input's size, by the shift times the
+    ratio if it is a whole number of times larger, and else by some circular shift, because that
+    depends on the phases that were chosen.  Label maps ``(N, *spatial)`` of the input's size count
+    as maps too.
+
+    A verdict holds for these inputs and these shifts.  It is about circular shifts; a camera's
+    movement also brings new content, to which no model can be invariant.
+
+    Args:
+        model: From images to a tensor, or to dicts, lists and tuples of them.  Of a module a copy
+            is measured, in eval mode; the module itself stays as it is, and of a compiled one the
+            original is measured.  Any other callable is
+            called as it is, and gets a verdict but no blame.
+        example_input: Images, ``(N, C, *spatial)`` with 1 to 3 spatial axes, of the size and the
+            range of values that the model is made for; two or three random or real ones.
+        shifts: Circular shifts in pixels, a list of tuples or an ``(n, D)`` tensor.  By default one
+            pixel along each axis and along all, both ways, and some fixed random ones, at most
+            twelve in all.
+
+    Returns:
+        The certificate; printing it gives a report.
+
+    Raises:
+        ValueError: If the input is no batch of maps or no shift changes it, there are no shifts or
+            one does not have a value per axis, the model cannot be copied, an output is not finite
+            or changes its shape, or no output depends on the input.
+        TypeError: If the input or the model's output is no tensor, or a shift is not whole.
+
+    Examples:
+        >>> stride = nn.Conv2d(1, 4, 3, stride=2, padding=1, padding_mode="circular")
+        >>> network = nn.Sequential(stride, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        >>> certificate = certify(network, torch.randn(2, 1, 8, 8))
+        >>> certificate.verdict, str(certificate.blame)
+        ('not invariant', '0 (Conv2d): stride 2 keeps phase 0 whatever the content')
+    """
+    _check_input(example_input)
+    sizes = example_input.shape[2:]
+    chosen = default_shifts(sizes) if shifts is None else given_shifts(shifts, len(sizes))
+    if all(torch.equal(circular_shift(example_input, shift), example_input) for shift in chosen):
+        raise ValueError(
+            "certify: some shift must change example_input, got one that looks the same under all "
+            "of them; pass random or real images"
+        )
+    images = _own_precision(model, example_input)
+    margins: dict[str, float] = {}
+    subject = _copy(model)
+    with _watch_choices(subject, margins):
+        own = run_pairs(subject, images, chosen)
+    require_response(subject, images)
+    notes: list[str] = []
+    reference = own if own.dtype == torch.float64 else None
+    if reference is None:
+        with _watch_choices(subject, margins):
+            reference = _in_float64(subject, images, chosen, notes)
+    _compare_runs(own, reference, notes)
+    _warn_of_zeros(model, notes)
+    failed = next((run for run in (reference, own) if run and not run.measurement.passed), None)
+    blame: Blame | None = None
+    suspects: tuple[Blame, ...] = ()
+    if failed is own and reference is not own:
+        subject = _copy(model)
+    if failed is not None and isinstance(subject, nn.Module):
+        blame, suspects = _investigate(subject, images.to(failed.dtype), chosen, failed, notes)
+    return Certificate(
+        verdict=_verdict(own, reference),
+        kind=own.kind,
+        own=own.measurement,
+        float64=None if reference is None else reference.measurement,
+        flipped=None if own.flipped is None else int(own.flipped.sum()),
+        num_pairs=own.deviations.numel(),
+        shifts=chosen,
+        choices=tuple(Choice(name, margin) for name, margin in margins.items()),
+        blame=blame,
+        suspects=suspects,
+        notes=tuple(notes),
+    )
+
+
+def _check_input(example_input: Tensor) -> None:
+    if not isinstance(example_input, Tensor):
+        raise TypeError(
+            f"certify: example_input must be a tensor, got {type(example_input).__name__}; "
+            "pass images of shape (N, C, *spatial)"
+        )
+    if not 3 <= example_input.ndim <= 5 or example_input.numel() == 0:
+        raise ValueError(
+            "certify: example_input must be (N, C, *spatial) with 1 to 3 spatial axes and at least "
+            f"one image, got shape {tuple(example_input.shape)}; add the missing axes with "
+            "unsqueeze"
+        )
+
+
+def _own_precision(model: Callable[[Tensor], Any], example_input: Tensor) -> Tensor:
+    """The images in the model's precision, on its device."""
+    images = example_input.detach()
+    if not isinstance(model, nn.Module):
+        return images
+    tensors = itertools.chain(model.parameters(), model.buffers())
+    first = next((value for value in tensors if value.is_floating_point()), images)
+    return images.to(first.device, first.dtype if images.is_floating_point() else None)
+
+
+def _copy(model: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
+    if not isinstance(model, nn.Module):
+        return model
+    try:
+        # What torch.compile wraps; hooks and other precisions would compile it again and again.
+        original = getattr(model, "_orig_mod", model)
+        return copy.deepcopy(original).eval()
+    except Exception as error:
+        raise ValueError(
+            "certify: a module must survive copy.deepcopy, because a copy of it is measured, got "
+            f"{type(error).__name__}: {error}; pass a function that calls it"
+        ) from error
+
+
+@contextmanager
+def _watch_choices(model: Callable[[Tensor], Any], margins: dict[str, float]) -> Iterator[None]:
+    """Note the smallest margin of every choice of a phase."""
+    handles = []
+
+    def watch(name: str) -> Callable[..., None]:
+        def note(module: Any, args: tuple[Tensor, ...], result: Tensor) -> None:
+            scores = module.selector(args[0], module.stride)
+            if scores.shape[1] < 2:
+                return
+            best, second = scores.double().topk(2, dim=1).values.unbind(1)
+            scale = torch.maximum(best.abs(), second.abs())
+            margin = ((best - second) / scale).nan_to_num(nan=0.0).min().item()
+            margins[name] = min(margin, margins.get(name, margin))
+
+        return note
+
+    if isinstance(model, nn.Module):
+        for name, module in model.named_modules():
+            if isinstance(module, _SELECTS):
+                handles.append(module.register_forward_hook(watch(name)))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _in_float64(
+    model: Callable[[Tensor], Any],
+    images: Tensor,
+    shifts: Sequence[Sequence[int]],
+    notes: list[str],
+) -> Run | None:
+    """The same pairs in float64; a module is converted in place."""
+    if images.device.type == "mps":
+        notes.append("not measured in float64, which this device does not have")
+        return None
+    if not images.is_floating_point():
+        notes.append("not measured in float64, because the input is made of integers")
+        return None
+    try:
+        if isinstance(model, nn.Module):
+            model.double()
+        with torch.autocast(images.device.type, enabled=False):
+            return run_pairs(model, images.double(), shifts)
+    except _MODEL_ERRORS as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        notes.append(f"not measured in float64, which the model does not accept: {reason}")
+        return None
+
+
+def _compare_runs(own: Run, reference: Run | None, notes: list[str]) -> None:
+    if reference is None:
+        return
+    if reference.narrowest is not None:
+        notes.append(
+            f"a part of the model computes in {str(reference.narrowest).removeprefix('torch.')} "
+            "whatever its input, so that float64 tells no more than that"
+        )
+    if reference.measurement.passed and not own.measurement.passed:
+        notes.append(
+            f"invariant but for rounding, which in {str(own.dtype).removeprefix('torch.')} changes "
+            "a choice or is amplified"
+        )
+
+
+def _warn_of_zeros(model: Callable[[Tensor], Any], notes: list[str]) -> None:
+    """Weights that are all zeros hide what stands in front of them until they are trained."""
+    if not isinstance(model, nn.Module):
+        return
+    zeros = [
+        name
+        for name, value in model.named_parameters()
+        if value.numel() and not bool(value.any()) and not name.endswith(("bias", "token"))
+    ]
+    if zeros:
+        more = f" and {len(zeros) - 3} more" if len(zeros) > 3 else ""
+        notes.append(
+            f"{', '.join(zeros[:3])}{more} are all zeros, so that nothing in front of them was "
+            "seen; certify again with trained or random weights"
+        )
+
+
+def _verdict(own: Run, reference: Run | None) -> Verdict:
+    if not all(run.measurement.passed for run in (own, reference) if run is not None):
+        return "not invariant"
+    return "exact" if own.measurement.largest == 0 else "to rounding"
+
+
+def _investigate(
+    model: nn.Module,
+    images: Tensor,
+    shifts: Sequence[Sequence[int]],
+    failed: Run,
+    notes: list[str],
+) -> tuple[Blame | None, tuple[Blame, ...]]:
+    """Find who is to blame for the pairs that failed."""
+    failing = (failed.deviations > failed.tolerance).nonzero().tolist()
+    worst = divmod(int(failed.deviations.argmax()), len(images))
+    oblique = next((pair for pair in failing if all(shifts[pair[0]])), failing[0])
+    measured = list(dict.fromkeys([tuple(failing[0]), tuple(oblique), worst]))
+    pairs = [(image, tuple(shifts[index])) for index, image in measured]
+    further = [(worst[1], shift) for shift in doubling_shifts(images.shape[2:])]
+    further.append((worst[1], (0,) * len(shifts[0])))
+    pairs += [pair for pair in further if pair not in pairs]
+    rows = images[[image for image, _ in pairs]]
+    try:
+        blame, suspects = find_suspects(
+            model, rows, [shift for _, shift in pairs], failed.tolerance, len(measured)
+        )
+    except _MODEL_ERRORS as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        notes.append(f"nobody is blamed, because the model cannot be traced: {reason}")
+        return None, ()
+    if blame is None:
+        notes.append("nobody is blamed, because no module was seen to lose the orbit")
+    return blame, suspects

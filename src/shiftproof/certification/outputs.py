@@ -1,0 +1,126 @@
+"""What a model returns, and how far it is from what a shifted input should give."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from shiftproof.certification.orbit import closest_shift, largest_difference, widened
+from shiftproof.ops import circular_shift
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """Find the tensors in what a model takes or returns.
+
+    Args:
+        value: A tensor, or dicts, lists and tuples of them; anything else holds none.
+
+    Yields:
+        The tensors, in order.
+    """
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for part in value.values():
+            yield from tensors_in(part)
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            yield from tensors_in(part)
+
+
+def as_map(output: Tensor, sizes: Sequence[int]) -> Tensor | None:
+    """Read an output as something that moves with the input.
+
+    Args:
+        output: A tensor that the model returned.
+        sizes: Spatial sizes of the model's input.
+
+    Returns:
+        The output as ``(N, C, *spatial)`` if it has the axes of the input and more than one pixel,
+        or, in 2-D and 3-D, is a label map ``(N, *spatial)`` of the input's size; else None.
+    """
+    if output.ndim == len(sizes) + 2 and math.prod(output.shape[2:]) > 1:
+        return output
+    if len(sizes) > 1 and tuple(output.shape[1:]) == tuple(sizes):
+        return output[:, None]
+    return None
+
+
+def expected_shift(
+    shift: Sequence[int], sizes: Sequence[int], output_sizes: Sequence[int]
+) -> tuple[int, ...] | None:
+    """Shift that an output map must show.
+
+    Args:
+        shift: Shift of the input, in its pixels.
+        sizes: Spatial sizes of the input.
+        output_sizes: Spatial sizes of the output.
+
+    Returns:
+        The shift in pixels of the output if that is as large as the input or a whole number of
+        times larger; None for other sizes, where any circular shift will do, because which one it
+        is depends on the phases that were chosen.
+    """
+    if any(output % size for size, output in zip(sizes, output_sizes, strict=True)):
+        return None
+    return tuple(
+        pixels * (output // size)
+        for pixels, size, output in zip(shift, sizes, output_sizes, strict=True)
+    )
+
+
+def spread(output: Tensor) -> float:
+    """Standard deviation of all values, the unit of every deviation.
+
+    Args:
+        output: A tensor that the model returned.
+
+    Returns:
+        The deviation; for values that are all equal their magnitude, or 1 for zeros.
+    """
+    values = widened(output)
+    deviation = values.std(correction=0).item()
+    return deviation or values.abs().max().item() or 1.0
+
+
+def deviations(
+    before: Tensor, after: Tensor, shift: Sequence[int], sizes: Sequence[int], tolerance: float
+) -> Tensor:
+    """How far each sample of an output is from what the shift of the input asks for.
+
+    Args:
+        before: Output for the input, ``(N, ...)``.
+        after: Output for the shifted input.
+        shift: Shift of the input, in pixels.
+        sizes: Spatial sizes of the input.
+        tolerance: Deviation at which the search for a shift of the output may stop.
+
+    Returns:
+        Largest deviation per sample, in units of the spread, ``(N,)``.
+    """
+    unit = spread(before)
+    map_before, map_after = as_map(before, sizes), as_map(after, sizes)
+    if map_before is None or map_after is None:
+        return largest_difference(before, after) / unit
+    moved_by = expected_shift(shift, sizes, map_before.shape[2:])
+    if moved_by is not None:
+        return largest_difference(circular_shift(map_before, moved_by), map_after) / unit
+    within = torch.full((len(before),), tolerance * unit, device=before.device)
+    return closest_shift(map_before, map_after, within)[1] / unit
+
+
+def classes(outputs: Sequence[Tensor]) -> Tensor | None:
+    """Predicted classes, if the first output that is a table of logits has two or more.
+
+    Args:
+        outputs: The tensors that the model returned.
+
+    Returns:
+        Classes, ``(N,)``, or None.
+    """
+    for output in outputs:
+        if output.ndim == 2 and output.shape[1] > 1 and output.is_floating_point():
+            return output.argmax(1)
+    return None
