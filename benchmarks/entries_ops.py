@@ -60,6 +60,13 @@ def _torch_pad(x: Tensor) -> Tensor:
     return F.pad(x, (1, 1, 1, 1), mode="circular")
 
 
+_ALIGN_AND_PAD: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "ours": lambda x, phase: ops.align_phase(x, phase, 2, (1, 1), (1, 1)),
+    "one after the other": lambda x, phase: _pad(ops.align_phase(x, phase, 2)),
+    "pad alone": lambda x, phase: _pad(x),
+}
+
+
 def _strided(x: Tensor) -> Tensor:
     return x[..., ::2, ::2]
 
@@ -164,11 +171,7 @@ OPS = (
     Op(
         "align_and_pad",
         "align each sample, then wrap one pixel around the border",
-        {
-            "ours": lambda x, phase: ops.align_phase(x, phase, 2, (1, 1), (1, 1)),
-            "one after the other": lambda x, phase: _pad(ops.align_phase(x, phase, 2)),
-            "pad alone": lambda x, phase: _pad(x),
-        },
+        _ALIGN_AND_PAD,
         "pad alone",
         _TESTS + _PAD_TESTS,
         _read_and_pad,
@@ -176,11 +179,7 @@ OPS = (
     Op(
         "align_and_pad_backward",
         "gradient of aligning and padding",
-        {
-            "ours": lambda x, phase: ops.align_phase(x, phase, 2, (1, 1), (1, 1)),
-            "one after the other": lambda x, phase: _pad(ops.align_phase(x, phase, 2)),
-            "pad alone": lambda x, phase: _pad(x),
-        },
+        _ALIGN_AND_PAD,
         "pad alone",
         _TESTS + _PAD_TESTS,
         _read_and_pad,

@@ -120,6 +120,12 @@ def count_phases(images: Tensor, pairs: int, dtype: torch.dtype) -> dict:
     }
 
 
+def write_results(path: Path, results: list[dict]) -> None:
+    """Write what was counted, with the machine and the versions."""
+    environment = asdict(Environment.collect("cpu", torch.get_num_threads()))
+    write_text(path, json.dumps({"environment": environment, "results": results}, indent=2) + "\n")
+
+
 def run(args: argparse.Namespace) -> int:
     keep_freed_memory()
     if (args.cifar10 is None) == (args.imagenet is None):
@@ -137,9 +143,7 @@ def run(args: argparse.Namespace) -> int:
                 results.append({"images_are": kind, **found})
                 print(json.dumps(results[-1]), flush=True)
     if args.out is not None:
-        environment = asdict(Environment.collect("cpu", torch.get_num_threads()))
-        report = {"environment": environment, "results": results}
-        write_text(args.out, json.dumps(report, indent=2) + "\n")
+        write_results(args.out, results)
     changed = sum(r.get("differing_logits", 0) + r.get("differing_phases", 0) for r in results)
     print(f"{changed} differing logits and phases in all")
     return int(changed > 0)

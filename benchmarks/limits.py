@@ -11,7 +11,6 @@ logit in units of their standard deviation.
 
 import argparse
 import contextlib
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -21,12 +20,11 @@ import torch
 from torch import Tensor
 
 import shiftproof
-from benchmarks.invariance import enlarged, load_images, mirrored, random_shifts
+from benchmarks.invariance import enlarged, load_images, mirrored, random_shifts, write_results
 from shiftproof import nn, ops
 from shiftproof.metrics import rate
 from shiftproof.models.weights import load_weights
 from shiftproof.recipes.command import run_command
-from shiftproof.results import Environment, write_text
 from shiftproof.training.allocator import keep_freed_memory
 
 Pair = tuple[Tensor, Tensor]
@@ -160,9 +158,7 @@ def run(args: argparse.Namespace) -> int:
                 flush=True,
             )
     if args.out is not None:
-        environment = asdict(Environment.collect("cpu", torch.get_num_threads()))
-        report = {"environment": environment, "results": results}
-        write_text(args.out, json.dumps(report, indent=2) + "\n")
+        write_results(args.out, results)
     return 0
 
 
