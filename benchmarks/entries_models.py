@@ -98,11 +98,12 @@ class NaiveSelect(nn.SelectPhase2d):
         return ops.polyphase_split(energy, self.stride).sum((1, 3, 4)).argmax(1)
 
 
-def _choose_naively(model: torch_nn.Module) -> torch_nn.Module:
+def replace_selects(model: torch_nn.Module, choice: type[nn.SelectPhase2d]) -> torch_nn.Module:
+    """Have every place of a network choose its phase another way."""
     for parent in list(model.modules()):
         for name, child in parent.named_children():
             if isinstance(child, nn.SelectPhase2d):
-                setattr(parent, name, NaiveSelect(child.stride))
+                setattr(parent, name, choice(child.stride))
     return model
 
 
@@ -115,7 +116,7 @@ def build(name: str) -> torch_nn.Module:
         model.load_state_dict(ours.state_dict())
         return model
     if name.endswith(NAIVE):
-        return _choose_naively(shiftproof.create_model(name.removesuffix(NAIVE)))
+        return replace_selects(shiftproof.create_model(name.removesuffix(NAIVE)), NaiveSelect)
     return shiftproof.create_model(name)
 
 

@@ -130,9 +130,10 @@ def run(args: argparse.Namespace) -> int:
     keep_freed_memory()
     if (args.cifar10 is None) == (args.imagenet is None):
         raise ValueError("invariance: pass one of --cifar10 and --imagenet, got both or none")
+    photographs = load_images(args, args.num_images)
     results = []
     for kind in args.images:
-        images = IMAGES[kind](load_images(args, args.num_images))
+        images = IMAGES[kind](photographs)
         for name in args.models:
             found = count_logits(name, images, args.pairs, args.batch, not args.contiguous)
             results.append({"images_are": kind, **found})

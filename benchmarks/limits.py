@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 import shiftproof
+from benchmarks.entries_models import replace_selects
 from benchmarks.invariance import enlarged, load_images, mirrored, random_shifts, write_results
 from shiftproof import nn, ops
 from shiftproof.metrics import rate
@@ -30,20 +31,16 @@ from shiftproof.training.allocator import keep_freed_memory
 Pair = tuple[Tensor, Tensor]
 
 
-class NaiveChoice(torch.nn.Module):
+class NaiveChoice(nn.SelectPhase2d):
     """The largest norm in float32 and the first among equals, as a layer that selects."""
 
     def forward(self, x: Tensor, *others: Tensor) -> Tensor:
-        components = ops.polyphase_split(x.float(), 2)
+        components = ops.polyphase_split(x.float(), self.stride)
         return torch.linalg.vector_norm(components, dim=(1, 3, 4)).argmax(1)
 
 
 def choose_naively(model: torch.nn.Module) -> torch.nn.Module:
-    for parent in list(model.modules()):
-        for name, child in parent.named_children():
-            if isinstance(child, nn.SelectPhase2d):
-                setattr(parent, name, NaiveChoice())
-    return model
+    return replace_selects(model, NaiveChoice)
 
 
 def mean_naively(model: torch.nn.Module) -> torch.nn.Module:
