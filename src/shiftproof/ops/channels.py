@@ -6,6 +6,9 @@ from torch import Tensor
 _FEW = 8
 """So many channels are faster to sum one after the other, as maps."""
 
+_PARTS = 8
+"""Into so many parts channels are cut where squares of all of them would fill a map."""
+
 
 def has_channels_last(x: Tensor) -> bool:
     """Whether the channels of each pixel lie side by side in memory.
@@ -64,4 +67,13 @@ def norm_channels(x: Tensor, order: int) -> Tensor:
         # Reads the map once and writes no map of squares.
         norm: Tensor = torch.linalg.vector_norm(x, order, dim=1)
         return norm * norm if order == 2 else norm
-    return sum_channels(x * x if order == 2 else x.abs())
+    # Part by part, so that only the map itself is read from beyond the caches.
+    first, *others = torch.split(x, max(-(-x.shape[1] // _PARTS), _FEW), dim=1)
+    total = _powers(first, order)
+    for part in others:
+        total[:, : part.shape[1]] += _powers(part, order)
+    return sum_channels(total)
+
+
+def _powers(x: Tensor, order: int) -> Tensor:
+    return x * x if order == 2 else x.abs()

@@ -82,9 +82,16 @@ def _wrap(x: Tensor, widths: Widths) -> Tensor:
         padded = x.new_empty((x.shape[0], *sizes, x.shape[1])).movedim(-1, 1)
     else:
         padded = x.new_empty((*x.shape[:2], *sizes))
-    for piece in _pieces(x.shape[2:], widths):
-        target = _cut(padded, [(start, length) for length, start, _ in piece])
-        target.copy_(_cut(x, [(place, length) for length, _, place in piece]))
+    inner = [(before, size) for size, (before, _) in zip(x.shape[2:], widths, strict=True)]
+    _cut(padded, inner).copy_(x)
+    # One axis after the other, with the borders of those behind it: few and long copies.
+    for axis in range(len(widths) - 1, -1, -1):
+        inner[axis] = (0, sizes[axis])
+        area, size = _cut(padded, inner), x.shape[2 + axis]
+        before, after = widths[axis]
+        for place, source, width in ((0, size, before), (before + size, before, after)):
+            if width:
+                area.narrow(2 + axis, place, width).copy_(area.narrow(2 + axis, source, width))
     return padded
 
 

@@ -16,19 +16,31 @@ from shiftproof.ops.phases import check_map
 _EXACT_BITS = 52
 """Whole numbers of so many bits, and one for the sign, add without error in float64."""
 
+_SHORT_BITS = 30
+"""Bits that are kept of the largest value where the map itself has 24 at most."""
+
 
 def _mean(x: Tensor) -> Tensor:
     """Round each channel to multiples of one unit, so small that float64 sums are exact."""
-    wide = torch.float32 if x.device.type == "mps" else torch.float64
     count = math.prod(x.shape[2:])
-    values = x.reshape(*x.shape[:2], count).to(wide)
+    narrow = x.dtype != torch.float64
+    # A trace does not know the size; its maps are taken to be of fewer than four million pixels.
+    short = narrow and (is_jit_tracing() or count <= 1 << (_EXACT_BITS - _SHORT_BITS))
+    values = x.reshape(*x.shape[:2], count).to(torch.float32 if short else _wide(x))
     largest = values.abs().amax(-1, keepdim=True)
     # Zero, infinite and NaN maps need no rounding, and infinity would spoil the arithmetic below.
     scalable = (largest > 0) & (largest < math.inf)
-    unit = torch.where(scalable, largest, 1.0) * (count / 2.0**_EXACT_BITS)
-    exact = (values / unit).round().sum(-1, keepdim=True) * unit
-    mean = torch.where(scalable, exact, values.sum(-1, keepdim=True)) / count
+    scale = torch.where(scalable, largest, 1.0)
+    levels = 2.0**_SHORT_BITS if short else 2.0**_EXACT_BITS / count
+    # Two steps, because one factor could leave the range of float32.
+    whole = (values / scale).mul_(levels).round_()
+    total = whole.sum(-1, keepdim=True, dtype=_wide(x)) / levels * scale
+    mean = torch.where(scalable, total, values.sum(-1, keepdim=True)) / count
     return mean.squeeze(-1).to(x.dtype)
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    return torch.float32 if x.device.type == "mps" else torch.float64
 
 
 def _ordinary_mean(x: Tensor) -> Tensor:
@@ -67,8 +79,8 @@ class _ForwardMean(_Mean):
 def global_mean(x: Tensor) -> Tensor:
     """Average each channel over all pixels, with a result that no shift can change.
 
-    Values are rounded to multiples of the channel's largest magnitude times ``M / 2^52`` for a map
-    of M pixels, far below the precision of float32.
+    Values are rounded to multiples of the channel's largest magnitude times ``2^-30``, in float64
+    ``M / 2^52`` for a map of M pixels: far below the precision of their dtype.
 
     Args:
         x: Feature map, ``(N, C, *spatial)``.

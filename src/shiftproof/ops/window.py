@@ -22,6 +22,9 @@ _Sizes = tuple[int, ...]
 _NARROW = 64
 """Pixels of fewer bytes than this are slower to copy one by one than as rows of an image."""
 
+_LARGE = 1 << 20
+"""Samples of at least so many bytes are faster to copy as rectangles than row by row."""
+
 
 def _copies_rows(x: Tensor) -> bool:
     """Whether rows of an image are the largest pieces that a copy can move at once."""
@@ -94,7 +97,42 @@ def _read_rows(x: Tensor, start: Tensor, low: int, reach: int, counts: _Sizes) -
     return kept.view(batch, channels, *counts)
 
 
+def _read_pieces(x: Tensor, start: Tensor, counts: _Sizes) -> Tensor:
+    """Read windows sample by sample, each as the few rectangles into which the border cuts it."""
+    windows = x.new_empty((*x.shape[:2], *counts))
+    for source, target, first in zip(x, windows, start.tolist(), strict=True):
+        spans = [
+            _runs(at % size, size, count)
+            for at, size, count in zip(first, x.shape[2:], counts, strict=True)
+        ]
+        for piece in itertools.product(*spans):
+            read, written = source, target
+            for axis, (begin, place, length) in enumerate(piece, 1):
+                read = read.narrow(axis, begin, length)
+                written = written.narrow(axis, place, length)
+            written.copy_(read)
+    return windows
+
+
+def _runs(begin: int, size: int, count: int) -> list[tuple[int, int, int]]:
+    """Runs of a window along an axis that wraps around: start, place in the window, length."""
+    runs = []
+    place = 0
+    while place < count:
+        length = min(size - begin, count - place)
+        runs.append((begin, place, length))
+        begin, place = 0, place + length
+    return runs
+
+
+def _copies_pieces(x: Tensor) -> bool:
+    large = math.prod(x.shape[1:]) * x.element_size() >= _LARGE
+    return large and _copies_rows(x) and not has_channels_last(x)
+
+
 def _read(x: Tensor, start: Tensor, low: int, reach: int, counts: _Sizes) -> Tensor:
+    if _copies_pieces(x):
+        return _read_pieces(x, start, counts)
     if _copies_rows(x):
         return _read_rows(x, start, low, reach, counts)
     return read_positions(x, _positions(start, x.shape[2:], counts), counts)
@@ -122,7 +160,11 @@ def _fold(window: Tensor, start: Tensor, low: int, reach: int, sizes: _Sizes) ->
         whole = window
         for axis, size in enumerate(sizes, 2):
             whole = whole.narrow(axis, 0, size)
-        folded = _read_rows(whole, -start, -low - reach, reach, sizes)
+        folded = (
+            _read_pieces(whole, -start, sizes)
+            if _copies_pieces(window)
+            else _read_rows(whole, -start, -low - reach, reach, sizes)
+        )
     else:
         turned = _positions(-start, sizes, sizes, pitch=counts)
         folded = read_positions(window, turned, sizes)
