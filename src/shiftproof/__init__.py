@@ -2,13 +2,17 @@
 
 from shiftproof import metrics, models, nn, ops
 from shiftproof.certification import Certificate, certify
+from shiftproof.conversion import Conversion, ConversionError, convert
 from shiftproof.models import create_model, list_models, load_published, valid_sizes
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Certificate",
+    "Conversion",
+    "ConversionError",
     "certify",
+    "convert",
     "create_model",
     "list_models",
     "load_published",

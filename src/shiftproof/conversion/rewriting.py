@@ -1,0 +1,315 @@
+"""Change a recorded network so that the content chooses what its strides sample."""
+
+from __future__ import annotations
+
+import copy
+import operator
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from shiftproof import ops
+from shiftproof.conversion.analysis import Finding
+from shiftproof.conversion.layout import moves
+from shiftproof.conversion.placement import Frame, MapForm, map_form, samplers
+from shiftproof.conversion.windows import WindowPlan
+from shiftproof.nn import SelectPhase1d, SelectPhase2d, SelectPhase3d
+from shiftproof.ops.overrides import overridable
+from shiftproof.ops.phases import phase_offsets
+
+_SELECTS = (SelectPhase1d, SelectPhase2d, SelectPhase3d)
+_DROPOUTS = {
+    F.dropout: nn.Dropout,
+    F.dropout1d: nn.Dropout1d,
+    F.dropout2d: nn.Dropout2d,
+    F.dropout3d: nn.Dropout3d,
+}
+_PURE = (operator.add, operator.sub, operator.mul, operator.floordiv, operator.mod, operator.neg)
+
+
+@overridable
+def as_map(x: Tensor, dims: Sequence[int], sizes: Sequence[int]) -> Tensor:
+    """Bring a tensor that holds a map to the form ``(N, C, *spatial)``.
+
+    Args:
+        x: Tensor with samples in its first dimension.
+        dims: Dimension of each spatial axis, or the one into which they are flattened.
+        sizes: Sizes of the spatial axes, where they are flattened.
+
+    Returns:
+        The map, a view where that is possible.
+    """
+    if len(dims) < len(sizes):
+        x = torch.unflatten(x, dims[0], tuple(sizes))
+        dims = range(dims[0], dims[0] + len(sizes))
+    rest = [dim for dim in range(1, x.ndim) if dim not in dims]
+    x = x.permute(0, *rest, *dims)
+    return x if len(rest) == 1 else x.flatten(1, len(rest)) if rest else x[:, None]
+
+
+@overridable
+def align_map(
+    x: Tensor, phase: Tensor, stride: Sequence[int], dims: Sequence[int], sizes: Sequence[int]
+) -> Tensor:
+    """``ops.align_phase`` for a tensor that holds its map in another form.
+
+    Args:
+        x: Tensor with samples in its first dimension.
+        phase: Chosen phases, ``(N,)``.
+        stride: Stride of what follows, in positions.
+        dims: Dimension of each spatial axis, or the one into which they are flattened.
+        sizes: Sizes of the spatial axes, where they are flattened.
+
+    Returns:
+        The aligned tensor, in the form of ``x``.
+    """
+    shape = x.shape
+    flattened = len(dims) < len(sizes)
+    if flattened:
+        x = torch.unflatten(x, dims[0], tuple(sizes))
+        dims = range(dims[0], dims[0] + len(sizes))
+    rest = [dim for dim in range(1, x.ndim) if dim not in dims]
+    order = (0, *rest, *dims)
+    moved = x.permute(order)
+    flat = moved.flatten(1, len(rest)) if rest else moved[:, None]
+    aligned = ops.align_phase(flat, phase, stride).reshape(moved.shape)
+    back = [order.index(dim) for dim in range(x.ndim)]
+    restored = aligned.permute(back)
+    return restored.reshape(shape) if flattened else restored
+
+
+@overridable
+def put_back(
+    y: Tensor,
+    phases: Sequence[Tensor],
+    strides: Sequence[Sequence[int]],
+    scales: Sequence[Sequence[int]],
+) -> Tensor:
+    """Shift an output map back by what its input was shifted by.
+
+    Args:
+        y: Output map, ``(N, C, *spatial)``.
+        phases: The phases that were chosen, each ``(N,)``.
+        strides: The strides of these choices, per axis.
+        scales: Pixels of ``y`` per position of the tensor that was aligned, per axis.
+
+    Returns:
+        The map, where the content of the input is.
+
+    Equivariance:
+        Exact (bitwise): a circular shift of the input shifts the result by as much.  Checked by
+        ``tests/conversion/test_convert.py``.
+    """
+    shift = torch.zeros(y.shape[0], len(strides[0]), dtype=torch.int64, device=y.device)
+    for phase, stride, scale in zip(phases, strides, scales, strict=True):
+        shift = shift + phase_offsets(phase, stride) * torch.tensor(scale, device=y.device)
+    return ops.circular_shift(y, shift)
+
+
+@overridable
+def require_size(x: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Refuse an input of another size than the network was converted for.
+
+    Args:
+        x: Input, ``(N, C, *spatial)``.
+        sizes: The sizes that it must have.
+
+    Returns:
+        The input.
+
+    Raises:
+        ValueError: If it has others.
+    """
+    if tuple(x.shape[2:]) != tuple(sizes):
+        raise ValueError(
+            f"converted network: the input must be of the size it was converted for, "
+            f"{'x'.join(map(str, sizes))}, got {'x'.join(map(str, x.shape[2:]))}; convert again "
+            "with an example of this size"
+        )
+    return x
+
+
+class Rewriter:
+    """Applies what was found and decided.
+
+    Args:
+        model: The network, a copy of its own; its modules are replaced.
+        graph: Its recorded forward pass.
+        findings: What is known about each node.
+        frames: The alignments.
+        selector: Scores the phases; copied for each choice.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        graph: fx.Graph,
+        findings: dict[fx.Node, Finding],
+        frames: list[Frame],
+        selector: nn.Module | None,
+    ) -> None:
+        self.model = model
+        self.graph = graph
+        self.findings = findings
+        self.frames = frames
+        self.selector = selector
+        self.sampled: list[bool] = []
+        self.applied: list[Finding] = []
+        self._phases: list[fx.Node] = []
+
+    def rewrite(self) -> None:
+        """Change the graph and the modules."""
+        names = list(self.findings)
+        waiting: dict[fx.Node, fx.Node] = {}
+        followers = [*self.frames[1:], None][: len(self.frames)]
+        sampling = [
+            samplers(frame, self.findings, following)
+            for frame, following in zip(self.frames, followers, strict=True)
+        ]
+        for frame, nodes in zip(self.frames, sampling, strict=True):
+            phase = self._choose(frame)
+            self._phases.append(phase)
+            self.sampled.append(nodes is not None)
+            if nodes is None:
+                self._align(frame, phase)
+            else:
+                waiting.update(dict.fromkeys(nodes, phase))
+        for position, node in enumerate(names):
+            finding = self.findings[node]
+            if finding.plan is None:
+                continue
+            before = self._frame_of(position)
+            if before is not None and self._has_settled(before) and not finding.plan.geometry:
+                continue
+            self.applied.append(finding)
+            if isinstance(finding.plan, WindowPlan):
+                finding.plan.rewrite(node, self.model, waiting.get(node))
+            else:
+                finding.plan.rewrite(node, self.model)
+        self._put_back()
+        self._restore_dropout()
+        self._sweep()
+
+    def _has_settled(self, frame: Frame) -> bool:
+        """Whether nothing moves any more behind an alignment."""
+        return frame.is_full and not self.sampled[self.frames.index(frame)]
+
+    def _frame_of(self, position: int) -> Frame | None:
+        return next((frame for frame in reversed(self.frames) if frame.index < position), None)
+
+    def _choose(self, frame: Frame) -> fx.Node:
+        name = self._free_name(frame)
+        selector = copy.deepcopy(self.selector)
+        kind = _SELECTS[len(frame.strides) - 1]
+        setattr(self.model, name, kind(frame.strides, selector))
+        with self.graph.inserting_after(frame.node):
+            source = frame.node
+            if frame.form.dims != tuple(range(2, 2 + len(frame.strides))):
+                source = self.graph.call_function(
+                    as_map, (frame.node, frame.form.dims, frame.form.sizes)
+                )
+        with self.graph.inserting_after(source):
+            return self.graph.call_module(name, (source,))
+
+    def _free_name(self, frame: Frame) -> str:
+        place = frame.node.name if frame.node.op != "placeholder" else "input"
+        name = f"select_{place}"
+        while hasattr(self.model, name):
+            name += "_"
+        return name
+
+    def _align(self, frame: Frame, phase: fx.Node) -> None:
+        before = [user for user in frame.node.users if user is not phase]
+        before = [user for user in before if user.target is not as_map]
+        plain = frame.form.dims == tuple(range(2, 2 + len(frame.strides)))
+        with self.graph.inserting_after(phase):
+            if plain:
+                aligned = self.graph.call_function(
+                    ops.align_phase, (frame.node, phase, frame.strides)
+                )
+            else:
+                aligned = self.graph.call_function(
+                    align_map,
+                    (frame.node, phase, frame.strides, frame.form.dims, frame.form.sizes),
+                )
+        for user in before:
+            user.replace_input_with(frame.node, aligned)
+
+    def _put_back(self) -> None:
+        """Let output maps lie where the content of the input lies."""
+        output = next(node for node in self.graph.nodes if node.op == "output")
+        first = next(iter(self.findings))
+        num_axes = len(self.findings[first].shape) - 2
+        restored: dict[fx.Node, fx.Node] = {}
+        for source in output.all_input_nodes:
+            scales = self._scales(source, num_axes)
+            if not self.frames or scales is None:
+                continue
+            with self.graph.inserting_before(output):
+                restored[source] = self.graph.call_function(
+                    put_back,
+                    (source, self._phases, [frame.strides for frame in self.frames], scales),
+                )
+        output.args = fx.node.map_arg(output.args, lambda node: restored.get(node, node))
+
+    def _scales(self, node: fx.Node, num_axes: int) -> list[tuple[int, ...]] | None:
+        """Pixels of an output per position of each aligned tensor; None if it stays as it is."""
+        finding = self.findings.get(node)
+        if finding is None:
+            return None
+        sizes = self.findings[next(iter(self.findings))].shape[2:]
+        form = map_form(finding.layout, num_axes)
+        if form is None:
+            if finding.shape[2:] != sizes or _moves(finding.layout):
+                return None
+            form = MapForm(tuple(range(2, 2 + num_axes)), sizes, (Fraction(1),) * num_axes)
+        if form.dims != tuple(range(2, 2 + num_axes)) or len(finding.shape) != 2 + num_axes:
+            return None
+        scales = [
+            tuple(outer / inner for outer, inner in zip(frame.form.steps, form.steps, strict=True))
+            for frame in self.frames
+        ]
+        if any(value.denominator != 1 for scale in scales for value in scale):
+            return None
+        return [tuple(map(int, scale)) for scale in scales]
+
+    def _restore_dropout(self) -> None:
+        """Functions that were told once whether this is training become layers that know."""
+        for node in list(self.graph.nodes):
+            kind = _DROPOUTS.get(node.target) if node.op == "call_function" else None
+            if kind is None:
+                continue
+            given = {
+                **dict(zip(("input", "p", "training"), node.args, strict=False)),
+                **node.kwargs,
+            }
+            p = given.get("p", 0.5)
+            if not isinstance(p, float) or p == 0:
+                node.replace_all_uses_with(given["input"])
+                continue
+            name = f"{node.name}_layer"
+            setattr(self.model, name, kind(p))
+            node.op, node.target = "call_module", name
+            node.args, node.kwargs = (given["input"],), {}
+
+    def _sweep(self) -> None:
+        """Remove what nobody reads: sizes, and what is computed from them."""
+        for node in reversed(list(self.graph.nodes)):
+            sizes = node.op == "call_method" and node.target in ("size", "numel")
+            pure = node.op == "get_attr" or node.target in (*_PURE, getattr, operator.getitem)
+            dropped = node.target in _DROPOUTS or node.target is F.pad
+            padding = (
+                node.op == "call_module"
+                and node in self.findings
+                and (type(self.findings[node].plan).__name__ == "DeferredPad")
+            )
+            if not node.users and (sizes or pure or dropped or padding):
+                self.graph.erase_node(node)
+
+
+def _moves(layout: Any) -> bool:
+    return isinstance(layout, tuple) and moves(layout)
