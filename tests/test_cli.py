@@ -3,6 +3,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import shiftproof
 from shiftproof import cli, list_models
@@ -104,13 +105,41 @@ def test_a_network_is_certified(monkeypatch, capsys, model, status, line):
     ("arguments", "message"),
     [
         (["cifar_resnet21", "--size", 32], "error: create_model: "),
-        (["keras:vgg", "--size", 32], "error: shiftproof certify: a network of another library is"),
+        (["keras:vgg", "--size", 32], "error: shiftproof: a network of another library is"),
         (["torchvision:resnet19", "--size", 32], "error: Unknown model resnet19"),
         (["resnet18_pa", "--size", 112], "error: ResNet: height and width must be multiples of 32"),
     ],
 )
 def test_what_cannot_be_certified_is_one_line(monkeypatch, capsys, arguments, message):
     assert start(monkeypatch, "certify", *arguments) == 1
+    output, error = capsys.readouterr()
+    assert output == ""
+    assert error.startswith(message)
+    assert error.count("\n") == 1
+
+
+def test_a_network_is_converted_and_exported(monkeypatch, capsys, tmp_path):
+    path = tmp_path / "converted.pt2"
+    options = ["--size", 32, "--batch", 2, "--export", path]
+    assert start(monkeypatch, "convert", "cifar_resnet20", *options) == 0
+    output = capsys.readouterr().out
+    assert "for layer2.0.conv1 (Conv2d), layer2.0.downsample.0 (Conv2d): stride 2" in output
+    assert "exact: the output must stay the same" in output
+    program = torch.export.load(path).module()
+    x = torch.randn(3, 3, 32, 32)
+    assert torch.equal(program(x), program(x.roll((5, 3), (2, 3))))
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--size", 30], "error: convert: layer3.0.conv1 (Conv2d) samples a map of 15x15 with"),
+        (["--size", 32, "--export", "no/such/file.pt2"], "error: shiftproof convert: the folder"),
+    ],
+)
+def test_what_cannot_be_converted_is_one_line(monkeypatch, capsys, options, message):
+    assert start(monkeypatch, "convert", "cifar_resnet20", *options) == 1
     output, error = capsys.readouterr()
     assert output == ""
     assert error.startswith(message)

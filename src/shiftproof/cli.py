@@ -55,12 +55,13 @@ def _foreign(name: str) -> Any:
     if library == "timm":
         return require("timm", extra="timm").create_model(model)
     raise ValueError(
-        f"shiftproof certify: a network of another library is torchvision:NAME or timm:NAME, got "
+        f"shiftproof: a network of another library is torchvision:NAME or timm:NAME, got "
         f"{name!r}; for a network of shiftproof see shiftproof list"
     )
 
 
-def _certify(args: argparse.Namespace) -> int:
+def _model_and_images(args: argparse.Namespace) -> tuple[Any, Any]:
+    """The network that was named, with its weights, and random images for it."""
     import torch
 
     from shiftproof.models.weights import load_weights
@@ -70,10 +71,42 @@ def _certify(args: argparse.Namespace) -> int:
     if args.weights is not None:
         load_weights(model, args.weights)
     channels = next(value.shape[1] for value in model.parameters() if value.ndim == 4)
-    images = torch.randn(args.batch, channels, args.size, args.size)
-    certificate = shiftproof.certify(model, images)
+    return model.eval(), torch.randn(args.batch, channels, args.size, args.size)
+
+
+def _certify(args: argparse.Namespace) -> int:
+    certificate = shiftproof.certify(*_model_and_images(args))
     print(certificate)
     return int(certificate.verdict == "not invariant")
+
+
+def _convert(args: argparse.Namespace) -> int:
+    import torch
+
+    if args.export is not None and not args.export.absolute().parent.is_dir():
+        raise RuntimeError(
+            f"shiftproof convert: the folder of --export must exist, got {args.export}; create it"
+        )
+    model, images = _model_and_images(args)
+    conversion = shiftproof.convert(model, images, padding=args.padding)
+    print(conversion.summary)
+    certificate = shiftproof.certify(conversion.model, images)
+    print(certificate)
+    if args.export is not None:
+        batch = {0: torch.export.Dim("batch")}
+        program = torch.export.export(conversion.model, (images,), dynamic_shapes=(batch,))
+        partial = args.export.with_stem(f"{args.export.stem}.partial")
+        torch.export.save(program, partial)
+        partial.replace(args.export)
+        print(f"exported program: {args.export}")
+    return int(certificate.verdict == "not invariant")
+
+
+def _add_network(command: argparse.ArgumentParser) -> None:
+    command.add_argument("model", help="a name of shiftproof list, torchvision:NAME or timm:NAME")
+    command.add_argument("--size", type=int, required=True, help="height and width, in pixels")
+    command.add_argument("--weights", type=Path, metavar="FILE", help="state_dict or checkpoint")
+    command.add_argument("--batch", type=int, default=2, help="number of images")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -98,11 +131,19 @@ def parser() -> argparse.ArgumentParser:
         help="say whether a network is shift invariant, and if not, which layer breaks it",
         description="Measure a network on random images; the exit status is 0 if it is invariant.",
     )
-    command.add_argument("model", help="a name of shiftproof list, torchvision:NAME or timm:NAME")
-    command.add_argument("--size", type=int, required=True, help="height and width, in pixels")
-    command.add_argument("--weights", type=Path, metavar="FILE", help="state_dict or checkpoint")
-    command.add_argument("--batch", type=int, default=2, help="number of images")
+    _add_network(command)
     command.set_defaults(run=_certify)
+    command = commands.add_parser(
+        "convert",
+        help="make a network shift invariant with its own weights, and certify it",
+        description="Convert a network and certify the result on random images.",
+    )
+    _add_network(command)
+    command.add_argument(
+        "--padding", choices=("circular", "keep"), default="circular", help="padding of the layers"
+    )
+    command.add_argument("--export", type=Path, metavar="FILE.pt2", help="where to export it to")
+    command.set_defaults(run=_convert)
     return top
 
 

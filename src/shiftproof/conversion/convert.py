@@ -117,7 +117,7 @@ def convert(
         any_size=not fixed,
         alignments=tuple(
             Alignment(
-                where=frame.node.name,
+                where=recorded.findings[frame.node].place,
                 stride=frame.strides,
                 full=frame.is_full,
                 sampled=sampled,

@@ -15,7 +15,7 @@ class Alignment:
     """A place where the map is aligned.
 
     Attributes:
-        where: The node of the graph whose output is aligned.
+        where: The call whose output is aligned, or ``the input``.
         stride: By how many pixels of that map, per axis.
         full: Whether by its whole size, behind which nothing moves any more.
         sampled: Whether the strided layers behind it sample the phase themselves, so that nothing
