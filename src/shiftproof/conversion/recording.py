@@ -131,17 +131,25 @@ class Recorder(TorchFunctionMode):
             self._stack.pop()
             return result
 
-        with mock.patch.object(nn.Module, "__call__", call):
+        apply = vars(torch.autograd.Function)["apply"]  # a class method, of Python or of C
+
+        def apply_own(function: Any, *args: Any, **kwargs: Any) -> Any:
+            if not self._paused:  # its derivative would be lost
+                raise RecordingError(self._stack[-1], f"applies {function.__name__}")
+            return apply.__get__(None, function)(*args, **kwargs)
+
+        patched = mock.patch.object(torch.autograd.Function, "apply", classmethod(apply_own))
+        with mock.patch.object(nn.Module, "__call__", call), patched:
             yield
 
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Record nothing for a while."""
-        self._paused = True
+        before, self._paused = self._paused, True
         try:
             yield
         finally:
-            self._paused = False
+            self._paused = before
 
     def _call_leaf(
         self,
@@ -178,7 +186,8 @@ class Recorder(TorchFunctionMode):
         if name in ("size", "numel"):
             return self._measure(func, name, args, kwargs)
         places = self._argument(args), self._argument(kwargs)
-        result = func(*args, **kwargs)
+        with self.paused():
+            result = func(*args, **kwargs)
         if name == "__setitem__":
             node = self.graph.call_function(operator.setitem, *places)
             if self._depends(node):
