@@ -4,7 +4,8 @@ import torch.nn.functional as F
 from convertible import NETWORKS
 from torch import Tensor, fx, nn
 
-from shiftproof.conversion.recording import record, same_graph
+from shiftproof.conversion.comparing import same_graph
+from shiftproof.conversion.recording import record
 from shiftproof.conversion.refusal import RecordingError
 
 

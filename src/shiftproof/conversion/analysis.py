@@ -55,6 +55,20 @@ class Finding:
         return _any_moves(self.layout)
 
 
+_VIEWS = ("getitem", "view", "reshape", "permute", "transpose", "select", "narrow", "expand")
+
+
+def _is_written(node: fx.Node) -> bool:
+    """Whether a tensor, or a view of it, is changed later."""
+    for user in node.users:
+        name = user.target if isinstance(user.target, str) else getattr(user.target, "__name__", "")
+        if name == "setitem" or (name.endswith("_") and not name.endswith("__")):
+            return True
+        if name in _VIEWS and _is_written(user):
+            return True
+    return False
+
+
 _ENLARGING = ("interpolate", "expand", "expand_as", "repeat")
 
 
@@ -122,9 +136,11 @@ class Analysis(fx.Interpreter):
     def _check_output(self, source: fx.Node, finding: Finding) -> None:
         """An output whose positions are not those of a map can only stay the same."""
         layout = self._layouts[source]
-        is_map = isinstance(layout, tuple) and len(layout) == 2 + len(self._span)
-        if is_map and all(not part or whole(part) is not None for part in (layout or ())[2:]):
-            return
+        for first in (2, 1):  # maps with channels, and without
+            if not isinstance(layout, tuple) or len(layout) != first + len(self._span):
+                continue
+            if all(not part or whole(part) is not None for part in layout[first:]):
+                return
         finding.place, finding.reasons = "the output", ("an output that is no map",)
         for axis in _axes(layout):
             finding.periods[axis] = Fraction(self._span[axis])
@@ -135,7 +151,7 @@ class Analysis(fx.Interpreter):
         if node.op not in ("call_function", "call_method") or name not in _ENLARGING:
             return None
         source = self.env[node.all_input_nodes[0]] if node.all_input_nodes else None
-        if not isinstance(source, Tensor) or not isinstance(value, Tensor):
+        if not isinstance(source, Tensor) or not isinstance(value, Tensor) or _is_written(node):
             return None
         sizes = [*[1] * (value.ndim - source.ndim), *source.shape]
         return tuple(
@@ -180,6 +196,8 @@ class Analysis(fx.Interpreter):
         except UnknownError as error:
             reason = str(error)
         except IndivisibleError:
+            raise
+        except AssertionError:
             raise
         except Exception:  # arguments that a rule does not expect
             reason = f"what {call.name} does to positions"

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, fx, nn
 
 from shiftproof.conversion.analysis import Finding, analyse
+from shiftproof.conversion.comparing import depends_on_batch, looked_sizes, same_graph
 from shiftproof.conversion.placement import Frame, place
-from shiftproof.conversion.recording import record, same_graph
+from shiftproof.conversion.recording import record
 from shiftproof.conversion.refusal import ConversionError, IndivisibleError, shown
-from shiftproof.conversion.rewriting import Rewriter, require_size
+from shiftproof.conversion.rewriting import Rewriter, described, require_size
 from shiftproof.conversion.summary import Alignment, ConversionSummary, PaddingChange
 
 Padding = Literal["circular", "keep"]
@@ -94,6 +95,7 @@ def convert(
         True
     """
     _check(model, example_input, padding)
+    model = _unwrapped(model)
     example = _example(model, example_input)
     try:
         recorded = _record(model, example, padding)
@@ -101,6 +103,9 @@ def convert(
         raise ConversionError(f"{error}; {_sizes(model, example, padding, error)}") from None
     fixed = _is_fixed(model, example, padding, recorded)
     notes = _notes(model, example, recorded, padding)
+    obstacle = _free_batch(model, example, recorded.graph)
+    if obstacle:
+        notes.append(f"known to work for batches of {len(example)} only: {obstacle}")
     rewriter = Rewriter(
         recorded.model, recorded.graph, recorded.findings, recorded.frames, selector
     )
@@ -163,27 +168,60 @@ def _check(model: nn.Module, example_input: Tensor, padding: str) -> None:
         )
 
 
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """The network inside what compiles it or spreads it over devices."""
+    model = getattr(model, "_orig_mod", model)
+    parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    return model.module if isinstance(model, parallel) else model
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:
+        raise ConversionError(
+            "convert: a network must survive copy.deepcopy, because a copy of it is converted, got "
+            f"{type(error).__name__}: {str(error).splitlines()[0]}; use the forms of "
+            "torch.nn.utils.parametrizations for weight and spectral norm"
+        ) from error
+
+
 def _example(model: nn.Module, example_input: Tensor) -> Tensor:
-    """Two samples, so that the samples cannot be mistaken for something of size one."""
+    """At least two samples, so that they cannot be mistaken for something of size one."""
     example = example_input.detach()
     first = next(iter(model.parameters()), example)
     if example.is_floating_point() and first.is_floating_point():
         example = example.to(first.device, first.dtype)
-    return torch.cat([example, example])[:2]
+    return torch.cat([example, example]) if len(example) == 1 else example
 
 
 def _record(model: nn.Module, example: Tensor, padding: str) -> _Recorded:
     """Record and analyse; where another geometry does not fit what follows, keep the geometry."""
-    subject = copy.deepcopy(getattr(model, "_orig_mod", model)).eval()
+    subject = _copied(model).eval()
     graph = record(subject, example)
     circular = padding == "circular"
     try:
         findings = analyse(subject, graph, example, circular=circular, geometry=circular)
     except IndivisibleError:
         raise
-    except Exception:
+    except RuntimeError:
         findings = analyse(subject, graph, example, circular=circular, geometry=False)
     return _Recorded(subject, graph, findings, place(findings, example.ndim - 2))
+
+
+def _free_batch(model: nn.Module, example: Tensor, graph: fx.Graph) -> str:
+    """Let the graph take any batch; returns why it does not, if it does not.
+
+    Python may have turned the number of samples into an ordinary number, as ``len(x)`` does.
+    Recorded with twice as many samples, such numbers are twice as large.
+    """
+    try:
+        other = record(_copied(model).eval(), torch.cat([example, example]))
+    except (RuntimeError, ValueError) as error:
+        return str(error).splitlines()[0]
+    if depends_on_batch(graph, other, len(example)):
+        return "its forward pass does something else for another number of samples"
+    return ""
 
 
 def _period(recorded: _Recorded, sizes: tuple[int, ...]) -> list[int]:
@@ -202,32 +240,27 @@ def _is_fixed(model: nn.Module, example: Tensor, padding: str, recorded: _Record
         return True
     sizes = tuple(example.shape[2:])
     larger = [size + period for size, period in zip(sizes, _period(recorded, sizes), strict=True)]
-    other = example.new_zeros((3, example.shape[1], *larger))
+    other = example.new_zeros((len(example), example.shape[1], *larger))
     try:
         again = _record(model, other, padding)
     except Exception:
+        return True
+    if looked_sizes(recorded.graph) != looked_sizes(again.graph):
         return True
     return not same_graph(recorded.graph, again.graph) or _decided(recorded) != _decided(again)
 
 
 def _decided(recorded: _Recorded) -> list[tuple[object, ...]]:
     plans = [
-        (finding.place, finding.periods, finding.reasons, str(_public(finding.plan)))
+        (finding.place, finding.periods, finding.reasons, str(described(finding.plan)))
         for finding in recorded.findings.values()
     ]
-    frames = [(frame.index, frame.strides, frame.form.dims) for frame in recorded.frames]
+    frames = [
+        (frame.index, frame.strides, frame.form.dims, frame.form.sizes if flat else ())
+        for frame in recorded.frames
+        for flat in [len(frame.form.dims) < len(frame.form.sizes)]
+    ]
     return [*plans, *frames]
-
-
-def _public(plan: object) -> object:
-    if plan is None:
-        return None
-    values = dict(vars(plan))
-    return {
-        name: value
-        for name, value in values.items()
-        if name != "geometry" and not isinstance(value, nn.Module)
-    }
 
 
 def _sizes(model: nn.Module, example: Tensor, padding: str, error: IndivisibleError) -> str:
@@ -290,6 +323,9 @@ def _complete(converted: nn.Module, original: nn.Module) -> None:
             converted.register_buffer(name, buffer, persistent)
         elif name in original._non_persistent_buffers_set:
             converted._non_persistent_buffers_set.add(name)
+    # A tensor that is an ordinary attribute becomes a buffer of the graph, but not of its state.
+    attributes = set(converted._buffers) - set(original._buffers)
+    converted._non_persistent_buffers_set.update(attributes)
     converted._parameters = {name: converted._parameters[name] for name in original._parameters}
 
 
@@ -304,8 +340,13 @@ def _notes(model: nn.Module, example: Tensor, recorded: _Recorded, padding: str)
             "paddings were kept, so that borders still depend on where the content is: the "
             "guarantee holds away from them only"
         )
-    trained = _called_in_training(model, example) - _called(recorded.graph)
-    if trained:
+    trained = _added_in_training(model, example, recorded.graph)
+    if trained is None:
+        notes.append(
+            "in training the original computes something else, by functions that are told whether "
+            "this is training; the converted network computes what it does in evaluation"
+        )
+    elif trained:
         shortest = sorted(trained, key=lambda name: (name.count("."), name))
         more = f" and {len(trained) - 3} more" if len(trained) > 3 else ""
         notes.append(
@@ -315,13 +356,17 @@ def _notes(model: nn.Module, example: Tensor, recorded: _Recorded, padding: str)
     return notes
 
 
-def _called(graph: fx.Graph) -> set[str]:
-    return {str(node.target) for node in graph.nodes if node.op == "call_module"}
-
-
-def _called_in_training(model: nn.Module, example: Tensor) -> set[str]:
-    subject = copy.deepcopy(getattr(model, "_orig_mod", model)).train()
+def _added_in_training(model: nn.Module, example: Tensor, graph: fx.Graph) -> set[str] | None:
+    """Modules that are called in training only; None if something else differs."""
+    subject = _copied(model).train()
     try:
-        return _called(record(subject, example))
+        trained = record(subject, example)
     except Exception:  # a network that cannot be trained as it stands
         return set()
+    called = [
+        {str(node.target) for node in part.nodes if node.op == "call_module"}
+        for part in (trained, graph)
+    ]
+    if called[0] == called[1] and not same_graph(trained, graph, but="training"):
+        return None
+    return called[0] - called[1]

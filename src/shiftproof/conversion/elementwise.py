@@ -21,7 +21,8 @@ rpow rrelu rsqrt rsub rtruediv selu sigmoid sign silu sin sinh softplus softshri
 square sub subtract tan tanh tanhshrink threshold true_divide truediv trunc where xlogy zeros_like
 """
 _CASTS = """
-bfloat16 bool clone contiguous cpu cuda detach double float half requires_grad to type type_as
+bfloat16 bool clone contiguous cpu cuda detach double float half int long
+requires_grad to type type_as
 """
 
 ELEMENTWISE = frozenset(_ELEMENTWISE.split())

@@ -13,7 +13,8 @@ class RecordedInt(int):
     """An integer read from a tensor's shape, with the node of the graph that computes it.
 
     Everything that takes an integer takes it.  Arithmetic gives another recorded integer;
-    comparisons and conversions give ordinary values.
+    comparisons with numbers and conversions give ordinary values, and are noted in the node's
+    ``meta["looked"]``, because what was decided may not hold for another size.
 
     Args:
         value: The integer.
@@ -59,4 +60,20 @@ for _name in ("add", "sub", "mul", "floordiv", "mod"):
     _function = getattr(operator, _name)
     setattr(RecordedInt, f"__{_name}__", _recording(f"__{_name}__", _function, reflected=False))
     setattr(RecordedInt, f"__r{_name}__", _recording(f"__r{_name}__", _function, reflected=True))
+
+
+def _looking(name: str) -> Callable[..., Any]:
+    plain = getattr(int, name)
+
+    def method(self: RecordedInt, *others: Any) -> Any:
+        if not any(isinstance(other, RecordedInt) for other in others):
+            self.node.meta["looked"] = int.__index__(self)
+        return plain(self, *others)
+
+    return method
+
+
+for _name in ("lt", "le", "gt", "ge", "eq", "ne", "bool", "float", "int", "truediv", "rtruediv"):
+    setattr(RecordedInt, f"__{_name}__", _looking(f"__{_name}__"))
+RecordedInt.__hash__ = int.__hash__  # type: ignore[method-assign]
 RecordedInt.__neg__ = _recording("__neg__", operator.neg, reflected=False)  # type: ignore[method-assign]

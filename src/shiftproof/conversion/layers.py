@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from shiftproof import nn as own
 from shiftproof.conversion.calls import Call, UnknownError
 from shiftproof.conversion.contractions import linear_layout
+from shiftproof.conversion.elementwise import running
 from shiftproof.conversion.layout import (
     Layout,
     has_margin,
@@ -20,11 +21,12 @@ from shiftproof.conversion.layout import (
     still,
     whole,
 )
+from shiftproof.conversion.pads import padding
 from shiftproof.conversion.refusal import IndivisibleError
 from shiftproof.conversion.reshaping import depth_to_space, reshape, shuffle, space_to_depth
-from shiftproof.conversion.resizing import adaptive_pool, interpolation, padding
+from shiftproof.conversion.resizing import adaptive_pool, interpolation
+from shiftproof.conversion.sliding import convolution_layer, pool_layer
 from shiftproof.conversion.transposed import transposed_layer
-from shiftproof.conversion.windows import convolution_layer, pool_layer
 
 _ADAPTIVE = (nn.modules.pooling._AdaptiveAvgPoolNd, nn.modules.pooling._AdaptiveMaxPoolNd)
 _POOLS = (
@@ -62,6 +64,8 @@ def layer(call: Call) -> Any:
         UnknownError: If the output does not move with the input.
     """
     module = call.module
+    if module is None or not _keeps_forward(module):
+        return _tested(call)
     if isinstance(module, nn.modules.conv._ConvTransposeNd):
         return transposed_layer(call)
     if isinstance(module, own.Conv2d) and _is_given_phase(call):
@@ -80,6 +84,9 @@ def layer(call: Call) -> Any:
         return linear_layout(call, call.layout(call.args[0]))
     if isinstance(module, (nn.Flatten, nn.Unflatten)):
         return reshape(call)
+    if isinstance(module, nn.GLU):
+        call.kwargs = {"dim": module.dim}
+        return running(call)
     for kind, attribute, rule in _SHUFFLES:
         if isinstance(module, kind):
             call.kwargs = {attribute: getattr(module, attribute)}
@@ -93,6 +100,15 @@ def layer(call: Call) -> Any:
     if isinstance(module, (own.MaxPool2d, *_OWN_BLURS)):
         return _own_window(call)
     return _tested(call)
+
+
+def _keeps_forward(module: nn.Module) -> bool:
+    """Whether a module does what its class in torch or here does, and nothing besides."""
+    hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    forward = type(module).forward.__module__
+    return forward.startswith(("torch.", "shiftproof.")) and all(
+        type(hook).__module__.startswith("torch.nn.utils.") for hook in hooks
+    )
 
 
 def _is_given_phase(call: Call) -> bool:
@@ -139,7 +155,7 @@ def _tested(call: Call) -> Layout:
     layout = call.layout(tensors[0])
     if has_margin(layout) or call.module is None:
         raise UnknownError("a padded map that no window reads")
-    if isinstance(call.module, _POINTWISE):
+    if isinstance(call.module, _POINTWISE) and _keeps_forward(call.module):
         return layout
     value = call.value(tensors[0])
     dims = [dim for dim, dimension in enumerate(layout) if not still(dimension)]
@@ -161,7 +177,8 @@ def _is_pointwise(module: nn.Module, value: Tensor) -> bool:
 def _moves_along(module: nn.Module, value: Tensor, dims: list[int]) -> bool:
     """Whether a circular shift of the input shifts the output likewise, with random parameters.
 
-    A small map will do, where the module takes one.
+    A small map will do for the layers of torch, where they take one; others are tried on the full
+    one too.
     """
     trial = copy.deepcopy(module).double().eval()
     generator = torch.Generator().manual_seed(0)
@@ -171,13 +188,17 @@ def _moves_along(module: nn.Module, value: Tensor, dims: list[int]) -> bool:
             tensor.data.copy_(drawn + 0.5)
     full = (min(2, value.shape[0]), *value.shape[1:])
     small = tuple(min(size, _ENOUGH) if dim in dims else size for dim, size in enumerate(full))
+    known = _keeps_forward(module)
+    passed = False
     for shape in dict.fromkeys((small, full)):
         x = torch.randn(shape, generator=generator, dtype=torch.float64).to(value.device)
         try:
-            return all(_commutes(trial, x, amount, dim) for amount in (1, 2, 5) for dim in dims)
+            passed = all(_commutes(trial, x, amount, dim) for amount in (1, 2, 5) for dim in dims)
         except (RuntimeError, TypeError, ValueError, AssertionError):
             continue
-    return False
+        if known or not passed:
+            return passed
+    return passed
 
 
 def _commutes(module: nn.Module, x: Tensor, amount: int, dim: int) -> bool:

@@ -9,7 +9,7 @@ recorded too, so that the graph works for every batch.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from unittest import mock
@@ -30,8 +30,19 @@ _CONTAINERS = (
     nn.TransformerEncoder,
     nn.TransformerDecoder,
 )
+_WITH_STATE = (
+    nn.modules.batchnorm._NormBase,
+    nn.modules.dropout._DropoutNd,
+    nn.GroupNorm,
+    nn.LayerNorm,
+)
 _ATTRIBUTES = frozenset({"T", "mT", "H", "mH", "data", "real", "imag"})
-_READS = frozenset({"item", "tolist", "numpy", "__bool__", "__int__", "__float__", "__index__"})
+_READS = frozenset(
+    {
+        *("__bool__", "__contains__", "__float__", "__index__", "__int__", "allclose", "equal"),
+        *("is_nonzero", "item", "numpy", "tolist"),
+    }
+)
 _IGNORED = frozenset({"_assert", "__len__", "dim", "is_floating_point", "is_complex", "stride"})
 
 
@@ -42,9 +53,8 @@ def is_leaf(module: nn.Module) -> bool:
         module: Any module.
 
     Returns:
-        True for the layers of torch and of this package, and for classes made from them that keep
-        their forward pass or have only arithmetic of their own around it: not for convolutions
-        with a forward pass of their own, whose padding must be seen.
+        True for the layers of torch and of this package, for classes made from them that keep their
+        forward pass, and for norms and dropout, which do something else in training.
     """
     if isinstance(module, _CONTAINERS):
         return False
@@ -57,15 +67,10 @@ def is_leaf(module: nn.Module) -> bool:
     bases = [base for base in bases if base is not nn.Module and base not in _CONTAINERS]
     if not bases:
         return False
-    windows = (
-        nn.modules.conv._ConvNd,
-        nn.modules.pooling._MaxPoolNd,
-        nn.modules.pooling._AvgPoolNd,
-    )
-    if isinstance(module, windows):
-        own = kind.__mro__[: kind.__mro__.index(bases[0])]
-        return not any("forward" in vars(base) for base in own)
-    return True
+    if isinstance(module, _WITH_STATE):
+        return True
+    own = kind.__mro__[: kind.__mro__.index(bases[0])]
+    return not any("forward" in vars(base) for base in own)
 
 
 class Recorder(TorchFunctionMode):
@@ -236,8 +241,10 @@ class Recorder(TorchFunctionMode):
     def _read(
         self, func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        node = self._argument(args[0])
-        if node in self._inputs:
+        places = self._argument((args, kwargs))
+        nodes: list[fx.Node] = []
+        fx.node.map_arg(places, nodes.append)
+        if self._inputs.intersection(nodes):
             raise RecordingError(
                 self._stack[-1], f"reads values that depend on the input ({name.strip('_')})"
             )
@@ -302,7 +309,8 @@ class Recorder(TorchFunctionMode):
         if hasattr(value, "item") and getattr(value, "shape", None) == ():
             return value.item()
         raise RecordingError(
-            self._stack[-1], f"passes a {type(value).__name__} to a function of torch"
+            self._stack[-1],
+            f"returns a {type(value).__name__}, or passes it to a function of torch",
         )
 
     def _tensor(self, value: Tensor) -> fx.Node:
@@ -380,27 +388,3 @@ def record(model: nn.Module, example_input: Tensor) -> fx.Graph:
             continue
         graph.lint()
         return graph
-
-
-def same_graph(first: fx.Graph, second: fx.Graph) -> bool:
-    """Whether two graphs do the same, constants included.
-
-    Args:
-        first: A graph.
-        second: Another.
-
-    Returns:
-        The answer.
-    """
-    nodes: Sequence[Sequence[fx.Node]] = [list(first.nodes), list(second.nodes)]
-    if len(nodes[0]) != len(nodes[1]):
-        return False
-    position = [{node: index for index, node in enumerate(part)} for part in nodes]
-
-    def described(node: fx.Node, places: dict[fx.Node, int]) -> str:
-        arguments = fx.node.map_arg((node.args, dict(node.kwargs)), lambda n: f"<{places[n]}>")
-        return f"{node.op} {node.target} {arguments}"
-
-    return all(
-        described(a, position[0]) == described(b, position[1]) for a, b in zip(*nodes, strict=True)
-    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, fx
 
 from shiftproof.conversion.calls import Call, UnknownError, dims_of
 from shiftproof.conversion.layout import (
@@ -14,6 +14,7 @@ from shiftproof.conversion.layout import (
     Layout,
     has_margin,
     merged,
+    moves,
     plain,
     repeated,
     reshaped,
@@ -193,8 +194,10 @@ def item(call: Call) -> Layout | list[Any] | None:
     if isinstance(known, list):
         found: Layout = known[index]
         return found
-    if known is None or not isinstance(call.result, Tensor):
+    if not isinstance(call.result, Tensor):
         return None
+    if known is None or not moves(known):
+        return _looked_up(call, index)
     layout = list(call.layout(source))
     indices = list(index) if isinstance(index, tuple) else [index]
     if any(isinstance(call.value(part), (Tensor, list)) for part in indices):
@@ -212,6 +215,28 @@ def item(call: Call) -> Layout | list[Any] | None:
         else:
             result += _cut(call, layout.pop(0), call.value(part))
     return tuple(result)
+
+
+def _looked_up(call: Call, index: Any) -> Layout:
+    """Rows of a table that does not move, by indices that do."""
+    indices = list(index) if isinstance(index, tuple) else [index]
+    tensors = [place for place, part in enumerate(indices) if isinstance(part, fx.Node)]
+    others = [part for place, part in enumerate(indices) if place not in tensors]
+    if len(tensors) != 1 or any(part != slice(None) for part in others):
+        raise UnknownError("positions that are looked up")
+    (place,) = tensors
+    shape = call.result.shape
+    found = call.layout(indices[place])
+    call.require_layout(found)
+    rest = map(plain, shape[place + len(found) :])
+    return (*map(plain, shape[:place]), *found, *rest)
+
+
+def embedding(call: Call) -> Layout:
+    """Rows of a table, by indices that may move."""
+    layout = call.layout(call.bound("input", "weight")["input"])
+    call.require_layout(layout)
+    return (*layout, plain(call.result.shape[-1]))
 
 
 def _cut(call: Call, dimension: Dimension, part: Any) -> list[Dimension]:

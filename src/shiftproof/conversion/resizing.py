@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
@@ -35,10 +34,6 @@ _REACH = {
     "bicubic": 2,
 }
 """How many pixels interpolation looks beyond the border, per mode."""
-
-_WINDOWED = frozenset(
-    f"{kind}{axes}d" for kind in ("conv", "max_pool", "avg_pool") for axes in (1, 2, 3)
-)
 
 
 @overridable
@@ -101,7 +96,8 @@ def mean(call: Call) -> Layout:
     """Means over dimensions; exact ones where they are whole axes."""
     given = call.bound("input", "dim", "keepdim")
     layout = call.layout(given["input"])
-    if given.get("dim") is not None and layout and call.node.args:
+    typed = given.get("dtype") is not None
+    if given.get("dim") is not None and layout and call.node.args and not typed:
         dims = dims_of(given["dim"], len(layout))
         plan_mean(call, layout, dims, bool(given.get("keepdim", False)))
     return reduction(call)
@@ -237,11 +233,13 @@ def interpolation(call: Call) -> Layout:
     factors = [whole(dimension) for dimension in layout[2:]]
     dims = tuple(_resized(factor, int(size)) for factor, size in zip(factors, shape, strict=True))
     mode = given.get("mode", "nearest")
+    if given.get("antialias"):
+        raise UnknownError("interpolation with a filter of its own")
     ratios = [new[0].size / old.size for new, old in zip(dims, factors, strict=True) if old]
     if all(ratio == 1 for ratio in ratios):
         return layout
-    if mode not in (*_REACH, "area") or given.get("align_corners") or given.get("antialias"):
-        raise UnknownError(f"interpolation with mode {mode} whose corners stay in place")
+    if mode not in (*_REACH, "area") or given.get("align_corners"):
+        raise UnknownError("interpolation whose corners stay in place")
     if min(ratios) >= 1 and mode != "area":
         if _REACH[mode]:
             times = tuple(int(ratio) for ratio in ratios)
@@ -252,7 +250,7 @@ def interpolation(call: Call) -> Layout:
             stride = round(1 / ratio)
             call.require(factor, factor.step * stride, f"interpolation with stride {stride}")
     else:
-        raise UnknownError("interpolation that enlarges one axis and shrinks another")
+        raise UnknownError(f"{mode} interpolation by such factors")
     assert tuple(call.result.shape[2:]) == tuple(shape)
     return (*layout[:2], *dims)
 
@@ -263,120 +261,3 @@ def _resized(factor: Factor | None, size: int) -> Dimension:
     if size % factor.size and factor.size % size:
         raise UnknownError(f"interpolation from {factor.size} to {size}, which is no multiple")
     return (replace(factor, size=size, step=factor.step * factor.size / size),)
-
-
-@dataclass
-class DeferredPad:
-    """Padding that the windows behind it do, so that it is left out."""
-
-    paddings: tuple[str, str] | None = None
-    geometry: str = ""
-
-    @property
-    def pads(self) -> bool:
-        """Whether it changes what is padded with."""
-        return True
-
-    def run(self, call: Call) -> Tensor:
-        """Compute what the call will give: its input."""
-        value: Tensor = call.value(call.args[0])
-        return value
-
-    def rewrite(self, node: fx.Node, model: nn.Module) -> None:
-        """Change the graph."""
-        source = node.args[0]
-        assert isinstance(source, fx.Node)
-        node.replace_all_uses_with(source)
-
-
-@dataclass
-class ShiftPlan:
-    """Padding on one side and cropping on the other: a shift.
-
-    Attributes:
-        shifts: By how much, per dimension.
-        dims: The dimensions.
-    """
-
-    shifts: tuple[int, ...]
-    dims: tuple[int, ...]
-    paddings: tuple[str, str] | None = ("zeros", "circular")
-    geometry: str = ""
-
-    @property
-    def pads(self) -> bool:
-        """Whether it changes what is padded with."""
-        return True
-
-    def run(self, call: Call) -> Tensor:
-        """Compute what the call will give."""
-        return torch.roll(call.value(call.args[0]), self.shifts, self.dims)
-
-    def rewrite(self, node: fx.Node, model: nn.Module) -> None:
-        """Change the graph."""
-        node.op, node.target = "call_function", torch.roll
-        node.args, node.kwargs = (node.args[0], self.shifts, self.dims), {}
-
-
-def padding(call: Call) -> Layout:
-    """``pad``, as function or layer: done by the windows that read it."""
-    if call.module is not None:
-        widths: Any = call.module.padding
-        mode = _mode_of(call.module)
-    else:
-        given = call.bound("input", "pad", "mode", "value")
-        widths, mode = call.value(given["pad"]), given.get("mode", "constant")
-        mode = "zeros" if mode == "constant" else mode
-    layout = list(call.layout(call.args[0]))
-    if has_margin(tuple(layout)):
-        raise UnknownError("a padded map that is padded again")
-    pairs = [(int(a), int(b)) for a, b in zip(widths[::2], widths[1::2], strict=True)]
-    padded = {len(layout) - 1 - index: pair for index, pair in enumerate(pairs) if any(pair)}
-    if not padded:
-        return tuple(layout)
-    if all(still(layout[dim]) for dim in padded):
-        for dim in padded:
-            call.require_inner([factor for factor in layout[dim] if factor.is_inner])
-            layout[dim] = plain(call.result.shape[dim])
-        return tuple(layout)
-    if any(whole(layout[dim]) is None for dim in padded):
-        raise UnknownError("padding of something that is not an axis of the map")
-    if all(first + last == 0 for first, last in padded.values()):
-        shifts = tuple(first for first, _ in padded.values())
-        call.plan = ShiftPlan(shifts, tuple(padded))
-        return tuple(layout)
-    if min(min(pair) for pair in padded.values()) < 0 or not _read_by_windows(call, padded):
-        raise UnknownError("padding that no window reads")
-    call.plan = DeferredPad(None if mode == "circular" else (mode, "circular"))
-    for dim, (first, last) in padded.items():
-        factor = layout[dim][0]
-        layout[dim] = (replace(factor, size=factor.size + first + last, before=first, after=last),)
-    return tuple(layout)
-
-
-def _mode_of(module: nn.Module) -> str:
-    kinds = {
-        "reflect": nn.modules.padding._ReflectionPadNd,
-        "replicate": nn.modules.padding._ReplicationPadNd,
-        "circular": nn.modules.padding._CircularPadNd,
-    }
-    return next((name for name, kind in kinds.items() if isinstance(module, kind)), "zeros")
-
-
-def _read_by_windows(call: Call, padded: dict[int, Any]) -> bool:
-    if min(padded) < 2:
-        return False
-    model = call.node.graph.owning_module
-    for user in call.node.users:
-        if user.op == "call_module" and model is not None:
-            module = model.get_submodule(str(user.target))
-            kinds = (nn.modules.conv._ConvNd, nn.modules.pooling._MaxPoolNd)
-            transposed = isinstance(module, nn.modules.conv._ConvTransposeNd)
-            if transposed or not isinstance(module, (*kinds, nn.modules.pooling._AvgPoolNd)):
-                return False
-        elif user.op == "call_function":
-            if getattr(user.target, "__name__", "") not in _WINDOWED:
-                return False
-        else:
-            return False
-    return bool(call.node.users)

@@ -15,8 +15,10 @@ from torch import Tensor, fx, nn
 from shiftproof import ops
 from shiftproof.conversion.analysis import Finding
 from shiftproof.conversion.layout import moves
+from shiftproof.conversion.pads import DeferredPad
 from shiftproof.conversion.placement import Frame, MapForm, map_form, samplers
-from shiftproof.conversion.windows import WindowPlan
+from shiftproof.conversion.refusal import ConversionError
+from shiftproof.conversion.windows import WindowPlan, replace_module, shallow_copy
 from shiftproof.nn import SelectPhase1d, SelectPhase2d, SelectPhase3d
 from shiftproof.ops.overrides import overridable
 from shiftproof.ops.phases import phase_offsets
@@ -85,6 +87,7 @@ def align_map(
 @overridable
 def put_back(
     y: Tensor,
+    dims: Sequence[int],
     phases: Sequence[Tensor],
     strides: Sequence[Sequence[int]],
     scales: Sequence[Sequence[int]],
@@ -92,7 +95,8 @@ def put_back(
     """Shift an output map back by what its input was shifted by.
 
     Args:
-        y: Output map, ``(N, C, *spatial)``.
+        y: Output map, with samples in its first dimension.
+        dims: Dimension of each spatial axis.
         phases: The phases that were chosen, each ``(N,)``.
         strides: The strides of these choices, per axis.
         scales: Pixels of ``y`` per position of the tensor that was aligned, per axis.
@@ -107,7 +111,12 @@ def put_back(
     shift = torch.zeros(y.shape[0], len(strides[0]), dtype=torch.int64, device=y.device)
     for phase, stride, scale in zip(phases, strides, scales, strict=True):
         shift = shift + phase_offsets(phase, stride) * torch.tensor(scale, device=y.device)
-    return ops.circular_shift(y, shift)
+    rest = [dim for dim in range(1, y.ndim) if dim not in dims]
+    order = (0, *rest, *dims)
+    moved = y.permute(order)
+    flat = moved.flatten(1, len(rest)) if rest else moved[:, None]
+    shifted = ops.circular_shift(flat, shift).reshape(moved.shape)
+    return shifted.permute([order.index(dim) for dim in range(y.ndim)])
 
 
 @overridable
@@ -131,6 +140,22 @@ def require_size(x: Tensor, sizes: Sequence[int]) -> Tensor:
             "with an example of this size"
         )
     return x
+
+
+def described(plan: object) -> dict[str, object]:
+    """What a plan decides, without the modules that it holds and what it tells.
+
+    Args:
+        plan: The plan, or None.
+
+    Returns:
+        Its values by name.
+    """
+    return {
+        name: value
+        for name, value in (vars(plan) if plan is not None else {}).items()
+        if name != "geometry" and not isinstance(value, nn.Module)
+    }
 
 
 class Rewriter:
@@ -164,6 +189,7 @@ class Rewriter:
     def rewrite(self) -> None:
         """Change the graph and the modules."""
         names = list(self.findings)
+        scales = self._prepare_outputs()
         waiting: dict[fx.Node, fx.Node] = {}
         followers = [*self.frames[1:], None][: len(self.frames)]
         sampling = [
@@ -178,21 +204,46 @@ class Rewriter:
                 self._align(frame, phase)
             else:
                 waiting.update(dict.fromkeys(nodes, phase))
-        for position, node in enumerate(names):
+        planned = [node for position, node in enumerate(names) if self._is_applied(node, position)]
+        self._part_shared_modules(planned)
+        for node in planned:
             finding = self.findings[node]
-            if finding.plan is None:
-                continue
-            before = self._frame_of(position)
-            if before is not None and self._has_settled(before) and not finding.plan.geometry:
-                continue
             self.applied.append(finding)
             if isinstance(finding.plan, WindowPlan):
                 finding.plan.rewrite(node, self.model, waiting.get(node))
-            else:
+            elif finding.plan is not None:
                 finding.plan.rewrite(node, self.model)
-        self._put_back()
+        self._put_back(scales)
         self._restore_dropout()
         self._sweep()
+
+    def _is_applied(self, node: fx.Node, position: int) -> bool:
+        plan, frame = self.findings[node].plan, self._frame_of(position)
+        if plan is None:
+            return False
+        return frame is None or bool(plan.geometry) or not self._has_settled(frame)
+
+    def _part_shared_modules(self, planned: list[fx.Node]) -> None:
+        """Let a module that is called in several places be another in each, where they differ."""
+        calls: dict[str, list[fx.Node]] = {}
+        for node in self.graph.nodes:
+            if node.op == "call_module":
+                calls.setdefault(str(node.target), []).append(node)
+        for name, nodes in calls.items():
+            own = [node for node in nodes if node in planned]
+            plans = {str(described(self.findings[node].plan)) for node in own}
+            if not own or (len(plans) == 1 and len(own) == len(nodes)):
+                continue
+            module = self.model.get_submodule(name)
+            if any(True for _ in module.state_dict()):
+                raise ConversionError(
+                    f"convert: a layer must be padded in the same way wherever it is called, got "
+                    f"{name} ({type(module).__name__}), which is called both where the map moves "
+                    "and where it does not; give the network a layer for each"
+                )
+            for number, node in enumerate(own):
+                node.target = f"{name}_call{number}"
+                replace_module(self.model, node.target, shallow_copy(module))
 
     def _has_settled(self, frame: Frame) -> bool:
         """Whether nothing moves any more behind an alignment."""
@@ -236,39 +287,59 @@ class Rewriter:
                     align_map,
                     (frame.node, phase, frame.strides, frame.form.dims, frame.form.sizes),
                 )
+        if any(map(self._writes, before)):
+            with self.graph.inserting_after(aligned):
+                aligned = self.graph.call_method("clone", (aligned,))
         for user in before:
             user.replace_input_with(frame.node, aligned)
 
-    def _put_back(self) -> None:
-        """Let output maps lie where the content of the input lies."""
+    def _writes(self, node: fx.Node) -> bool:
+        """Whether a call changes its input, of which autograd then needs a copy of its own."""
+        if node.op == "call_module":
+            return bool(getattr(self.model.get_submodule(str(node.target)), "inplace", False))
+        name = node.target if isinstance(node.target, str) else node.target.__name__
+        written = name.endswith("_") and not name.endswith("__")
+        return written or node.target is operator.setitem or bool(node.kwargs.get("inplace"))
+
+    def _prepare_outputs(self) -> dict[fx.Node, list[tuple[int, ...]]]:
+        """Put a node behind each output map that shall lie where the content of the input lies."""
         output = next(node for node in self.graph.nodes if node.op == "output")
-        first = next(iter(self.findings))
-        num_axes = len(self.findings[first].shape) - 2
         restored: dict[fx.Node, fx.Node] = {}
-        for source in output.all_input_nodes:
-            scales = self._scales(source, num_axes)
-            if not self.frames or scales is None:
+        scales: dict[fx.Node, list[tuple[int, ...]]] = {}
+        for source in output.all_input_nodes if self.frames else ():
+            form = self._output_form(source)
+            found = None if form is None else self._scales(form)
+            if form is None or found is None:
                 continue
             with self.graph.inserting_before(output):
-                restored[source] = self.graph.call_function(
-                    put_back,
-                    (source, self._phases, [frame.strides for frame in self.frames], scales),
-                )
+                restored[source] = self.graph.call_function(put_back, (source, form.dims))
+            scales[restored[source]] = found
         output.args = fx.node.map_arg(output.args, lambda node: restored.get(node, node))
+        return scales
 
-    def _scales(self, node: fx.Node, num_axes: int) -> list[tuple[int, ...]] | None:
-        """Pixels of an output per position of each aligned tensor; None if it stays as it is."""
-        finding = self.findings.get(node)
-        if finding is None:
-            return None
+    def _put_back(self, scales: dict[fx.Node, list[tuple[int, ...]]]) -> None:
+        strides = [frame.strides for frame in self.frames]
+        for node, found in scales.items():
+            node.args = (*node.args, self._phases, strides, found)
+
+    def _output_form(self, node: fx.Node) -> MapForm | None:
+        """How an output holds a map, if it does."""
+        finding = self.findings[node]
         sizes = self.findings[next(iter(self.findings))].shape[2:]
-        form = map_form(finding.layout, num_axes)
-        if form is None:
-            if finding.shape[2:] != sizes or _moves(finding.layout):
-                return None
-            form = MapForm(tuple(range(2, 2 + num_axes)), sizes, (Fraction(1),) * num_axes)
-        if form.dims != tuple(range(2, 2 + num_axes)) or len(finding.shape) != 2 + num_axes:
+        form = map_form(finding.layout, len(sizes))
+        if form is not None:
+            return form if len(form.dims) == len(sizes) else None
+        settled = self.frames[-1].is_full  # what is behind has no layout any more
+        dims = tuple(range(2, 2 + len(sizes)))
+        if _moves(finding.layout) or not settled or len(finding.shape) != 2 + len(sizes):
             return None
+        ratios = {Fraction(a, b) for a, b in zip(finding.shape[2:], sizes, strict=True)}
+        if len(ratios) != 1 or min(ratios).denominator != 1:
+            return None
+        return MapForm(dims, finding.shape[2:], (1 / min(ratios),) * len(sizes))
+
+    def _scales(self, form: MapForm) -> list[tuple[int, ...]] | None:
+        """Pixels of an output per position of each aligned tensor; None if that is no whole one."""
         scales = [
             tuple(outer / inner for outer, inner in zip(frame.form.steps, form.steps, strict=True))
             for frame in self.frames
@@ -302,11 +373,8 @@ class Rewriter:
             sizes = node.op == "call_method" and node.target in ("size", "numel")
             pure = node.op == "get_attr" or node.target in (*_PURE, getattr, operator.getitem)
             dropped = node.target in _DROPOUTS or node.target is F.pad
-            padding = (
-                node.op == "call_module"
-                and node in self.findings
-                and (type(self.findings[node].plan).__name__ == "DeferredPad")
-            )
+            finding = self.findings.get(node)
+            padding = finding is not None and isinstance(finding.plan, DeferredPad)
             if not node.users and (sizes or pure or dropped or padding):
                 self.graph.erase_node(node)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from shiftproof.conversion import contractions, elementwise, reshaping, resizing, windows
+from shiftproof.conversion import contractions, elementwise, pads, reshaping, resizing, sliding
 from shiftproof.conversion.calls import Call
 
 Rule = Callable[[Call], Any]
@@ -59,20 +59,22 @@ RULES: dict[str, Rule] = {
     "pixel_unshuffle": reshaping.space_to_depth,
     "pixel_shuffle": reshaping.depth_to_space,
     **dict.fromkeys(("channel_shuffle", "native_channel_shuffle"), reshaping.shuffle),
-    **dict.fromkeys(("conv1d", "conv2d", "conv3d"), windows.convolution),
+    **dict.fromkeys(("conv1d", "conv2d", "conv3d"), sliding.convolution),
     **dict.fromkeys(
-        [f"{kind}_pool{axes}d" for kind in ("max", "avg") for axes in (1, 2, 3)], windows.pool
+        [f"{kind}_pool{axes}d" for kind in ("max", "avg") for axes in (1, 2, 3)], sliding.pool
     ),
     **dict.fromkeys(
         [f"adaptive_{kind}_pool{axes}d" for kind in ("max", "avg") for axes in (1, 2, 3)],
         resizing.adaptive_pool,
     ),
+    "embedding": reshaping.embedding,
+    "glu": elementwise.running,
     "align_phase": elementwise.aligned,
     "take_phase": reshaping.taken,
     "require_size": elementwise.cast,
     "mean": resizing.mean,
     "mean_over": resizing.mean,
     "interpolate": resizing.interpolation,
-    "pad": resizing.padding,
+    "pad": pads.padding,
 }
 """By name, without the underscores of methods and of operations in place."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -116,7 +115,7 @@ class WindowPlan:
         source = node.args[0] if node.args else node.kwargs["input"]
         if self.circular is not None:
             replace_module(model, str(node.target), self.circular)
-            node.args = (source,) if phase is None else (source, phase)
+            node.args, node.kwargs = (source,) if phase is None else (source, phase), {}
             return
         if self.module is not None:
             replace_module(model, str(node.target), self.module)
@@ -144,7 +143,16 @@ def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:
     setattr(model.get_submodule(parent), attribute, module)
 
 
-def _per_dim(value: Any, count: int) -> tuple[int, ...]:
+def per_dim(value: Any, count: int) -> tuple[int, ...]:
+    """One number per spatial dimension.
+
+    Args:
+        value: One for all, or one for each.
+        count: Number of dimensions.
+
+    Returns:
+        The numbers.
+    """
     if isinstance(value, (tuple, list)):
         return tuple(map(int, value)) * (count if len(value) == 1 else 1)
     return (int(value),) * count
@@ -155,12 +163,12 @@ def _padding(value: Any, kernel: Sequence[int], count: int) -> list[tuple[int, i
         return [(0, 0)] * count
     if value == "same":
         return [((size - 1) // 2, size // 2) for size in kernel]
-    return [(width, width) for width in _per_dim(value, count)]
+    return [(width, width) for width in per_dim(value, count)]
 
 
 def _windows(given: dict[str, Any], kernel: Sequence[int], count: int) -> list[Window]:
     stride = given.get("stride")
-    strides = _per_dim(1 if stride is None else stride, count)
+    strides = per_dim(1 if stride is None else stride, count)
     return [
         Window(size, step, before, after, bool(given.get("ceil_mode", False)))
         for size, step, (before, after) in zip(
@@ -292,7 +300,9 @@ def _plan(
         geometry=f"{call.place}: {geometry}" if geometry else "",
     )
     if call.module is None:
-        plan.kwargs = {name: value for name, value in given.items() if name != "input"}
+        names = MAX_POOL if call.name.startswith("max") else AVERAGE_POOL
+        names = CONVOLUTION if "weight" in given else names
+        plan.kwargs = {name: value for name, value in call.bound(*names).items() if name != "input"}
         plan.kwargs["padding"] = stays
         if "ceil_mode" in plan.kwargs:
             plan.kwargs["ceil_mode"] = False
@@ -322,7 +332,7 @@ def without_padding(module: nn.Module, padding: tuple[int, ...]) -> nn.Module:
     Returns:
         The new layer.
     """
-    bare: Any = copy.copy(module)
+    bare: Any = shallow_copy(module)
     if hasattr(bare, "padding"):
         single = isinstance(module.padding, int) and len(set(padding)) == 1
         bare.padding = padding[0] if single else padding
@@ -334,79 +344,24 @@ def without_padding(module: nn.Module, padding: tuple[int, ...]) -> nn.Module:
     return stripped
 
 
+def shallow_copy(module: nn.Module) -> nn.Module:
+    """A module that shares parameters and children with another, also a parametrised one.
+
+    Args:
+        module: The other.
+
+    Returns:
+        The copy.
+    """
+    twin = object.__new__(type(module))
+    twin.__dict__.update(vars(module))
+    return twin
+
+
 def _circular(module: nn.Module, windows: Sequence[Window]) -> layers.Conv2d:
-    circular = copy.copy(module)
+    circular = shallow_copy(module)
     circular.__class__ = layers.Conv2d
     assert isinstance(circular, layers.Conv2d)
     circular.padding = tuple(window.before for window in windows)
     circular.padding_mode = "circular"
     return circular
-
-
-def convolution_layer(call: Call) -> Layout:
-    """``Conv1d``, ``Conv2d``, ``Conv3d`` and classes with their forward pass."""
-    module = call.module
-    assert isinstance(module, nn.modules.conv._ConvNd)
-    kernel = [
-        (size - 1) * dilation + 1
-        for size, dilation in zip(module.kernel_size, module.dilation, strict=True)
-    ]
-    given = {
-        "input": call.args[0] if call.args else call.kwargs["input"],
-        "stride": module.stride,
-        "padding": module.padding,
-    }
-    return slide(call, given, kernel, module.out_channels, module.padding_mode)
-
-
-def pool_layer(call: Call) -> Layout:
-    """``MaxPool2d``, ``AvgPool2d``, ``LPPool2d`` and the like."""
-    module: Any = call.module
-    if getattr(module, "return_indices", False):
-        raise UnknownError("positions of maxima")
-    count = len(call.layout(call.args[0])) - 2
-    kernel = _per_dim(module.kernel_size, count)
-    dilation = _per_dim(getattr(module, "dilation", 1), count)
-    given = {
-        "input": call.args[0],
-        "stride": module.kernel_size if module.stride is None else module.stride,
-        "padding": getattr(module, "padding", 0),
-        "ceil_mode": module.ceil_mode,
-    }
-    spread = [(size - 1) * step + 1 for size, step in zip(kernel, dilation, strict=True)]
-    mode = "minus infinity" if isinstance(module, nn.modules.pooling._MaxPoolNd) else "zeros"
-    return slide(call, given, spread, None, mode)
-
-
-def convolution(call: Call) -> Layout:
-    """``torch.nn.functional.conv2d`` and the like."""
-    given = call.bound(*CONVOLUTION)
-    weight = call.value(given["weight"])
-    count = weight.ndim - 2
-    dilation = _per_dim(given.get("dilation", 1), count)
-    kernel = [(size - 1) * step + 1 for size, step in zip(weight.shape[2:], dilation, strict=True)]
-    if any(factor.is_spatial for factor in factors(call.layout(given["weight"]))):
-        raise UnknownError("weights that depend on the input")
-    given = {name: _plain(call, name, value) for name, value in given.items()}
-    return slide(call, given, kernel, weight.shape[0], "zeros")
-
-
-def pool(call: Call) -> Layout:
-    """``torch.nn.functional.max_pool2d`` and the like."""
-    is_max = call.name.startswith("max")
-    given = call.bound(*(MAX_POOL if is_max else AVERAGE_POOL))
-    if given.get("return_indices"):
-        raise UnknownError("positions of maxima")
-    given = {name: _plain(call, name, value) for name, value in given.items()}
-    count = len(call.layout(given["input"])) - 2
-    kernel = _per_dim(given["kernel_size"], count)
-    if given.get("stride") in (None, ()):
-        given["stride"] = given["kernel_size"]
-    dilation = _per_dim(given.get("dilation", 1), count)
-    spread = [(size - 1) * step + 1 for size, step in zip(kernel, dilation, strict=True)]
-    return slide(call, given, spread, None, "minus infinity" if is_max else "zeros")
-
-
-def _plain(call: Call, name: str, value: Any) -> Any:
-    """Numbers in the place of the nodes that compute them."""
-    return value if name in ("input", "weight", "bias") else call.value(value)
