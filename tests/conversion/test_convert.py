@@ -92,7 +92,9 @@ def test_resnet_equals_the_zoo(depth: int) -> None:
 def test_output_map_moves_with_the_input() -> None:
     torch.manual_seed(0)
     model = UNet().double().eval()
-    converted = convert(model, images(num=1)).model
+    conversion = convert(model, images(num=1))
+    assert conversion.summary.notes == ()
+    converted = conversion.model
     x = images()
     with torch.no_grad():
         before = converted(x)["out"]

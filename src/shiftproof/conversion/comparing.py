@@ -70,6 +70,8 @@ def depends_on_batch(graph: fx.Graph, doubled: fx.Graph, num_samples: int) -> bo
             return one
         if isinstance(one, (tuple, list)) and type(one) is type(two) and len(one) == len(two):
             return type(one)(merged(a, b) for a, b in zip(one, two, strict=True))
+        if isinstance(one, dict) and isinstance(two, dict) and set(one) == set(two):
+            return {key: merged(one[key], two[key]) for key in one}
         if isinstance(one, slice) and isinstance(two, slice):
             return slice(*merged(_parts(one), _parts(two)))
         if type(one) is int and two == 2 * one and one and one % num_samples == 0:
