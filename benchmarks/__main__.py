@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.bars import verdicts
+from benchmarks.entries_conversion import conversion_entries
 from benchmarks.entries_models import model_entries
 from benchmarks.entries_ops import growth_entries, op_entries
 from benchmarks.entries_training import training_entries
@@ -38,7 +39,7 @@ from shiftproof.training.allocator import keep_freed_memory
 
 def suite(setup: Setup) -> list[Entry]:
     """All entries, in the order of the page."""
-    makers = (op_entries, growth_entries, model_entries, training_entries)
+    makers = (op_entries, growth_entries, model_entries, conversion_entries, training_entries)
     return [entry for make in makers for entry in make(setup)]
 
 

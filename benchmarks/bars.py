@@ -4,7 +4,9 @@ import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from benchmarks.entries_conversion import CIRCULAR, CONVERTED
 from benchmarks.entries_training import DEFAULT, NAME
+from benchmarks.maps import FORMATS
 from benchmarks.measured import Measured, Report, Spread
 
 RECIPE_IMAGES = 2 * 45_000
@@ -77,6 +79,10 @@ def _bars() -> Iterator[Bar]:
             yield Bar(f"{group} / {trunk}, {shown}", entry, group, trunk, 1.05)
             what = f"{group} / {trunk}, {shown}, peak memory"
             yield Bar(what, entry, group, trunk, 1.05, "memory")
+    for layout in FORMATS:
+        what = f"converted resnet50 / original with circular padding, forward, {layout}"
+        entry = f"conversion/resnet50/forward_{layout}"
+        yield Bar(what, entry, CONVERTED, CIRCULAR, 1.05)
     exact, naive = "resnet18_pa", "resnet18_pa, naive scores"
     what = "exact / naive scores in resnet18_pa, forward"
     yield Bar(what, "models/resnet18/forward", exact, naive, 1.02)
@@ -144,7 +150,7 @@ def _default_over_best(report: Report) -> Verdict | None:
 
 def _keeps_the_law(group: str) -> bool:
     """Whether a formulation of ours claims invariance."""
-    return group == "ours" or (
+    return group in ("ours", CONVERTED) or (
         ("_aps" in group or "_pa" in group) and "published" not in group and "naive" not in group
     )
 
