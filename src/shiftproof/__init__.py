@@ -2,7 +2,7 @@
 
 from shiftproof import metrics, models, nn, ops
 from shiftproof.certification import Certificate, certify
-from shiftproof.conversion import Conversion, ConversionError, convert
+from shiftproof.conversion import Conversion, ConversionError, convert, recalibrate
 from shiftproof.models import create_model, list_models, load_published, valid_sizes
 
 __version__ = "0.1.0"
@@ -20,5 +20,6 @@ __all__ = [
     "models",
     "nn",
     "ops",
+    "recalibrate",
     "valid_sizes",
 ]

@@ -1,6 +1,7 @@
 """Make networks shift invariant that somebody else has built and trained."""
 
 from shiftproof.conversion.convert import Conversion, convert
+from shiftproof.conversion.recalibrate import recalibrate
 from shiftproof.conversion.refusal import ConversionError
 from shiftproof.conversion.summary import Alignment, ConversionSummary, PaddingChange
 
@@ -11,4 +12,5 @@ __all__ = [
     "ConversionSummary",
     "PaddingChange",
     "convert",
+    "recalibrate",
 ]
