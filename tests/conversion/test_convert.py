@@ -170,6 +170,22 @@ def test_compiles_and_exports(name: str) -> None:
         torch.testing.assert_close(exported(x), expected)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["residual", "vision transformer", "functional pools"])
+def test_runs_in_onnx(name: str, tmp_path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    converted = convert(network(name), images(dtype=torch.float32)).model
+    x = images(dtype=torch.float32)
+    torch.onnx.export(converted, (x,), dynamo=True, verbose=False).save(tmp_path / "m.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "m.onnx")
+    source = session.get_inputs()[0].name
+    (before,), (after,) = (
+        session.run(None, {source: y.numpy()}) for y in (x, x.roll((3, 5), (2, 3)))
+    )
+    assert (before == after).all()
+    torch.testing.assert_close(torch.from_numpy(before), converted(x).detach())
+
+
 def test_kept_padding() -> None:
     model = network("residual")
     conversion = convert(model, images(), padding="keep", selector=FirstPhase())

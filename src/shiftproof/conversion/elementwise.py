@@ -151,7 +151,7 @@ def reduction(call: Call) -> Layout:
 def extremum(call: Call) -> Layout | list[Layout]:
     """``max`` and ``min`` along one dimension also give positions."""
     layout = reduction(call)
-    if "dim" not in call.bound("input", "dim") or isinstance(call.result, tuple) is False:
+    if not isinstance(call.result, tuple):
         return layout
     source = call.layout(call.args[0])
     dims = dims_of(call.bound("input", "dim")["dim"], len(source))
@@ -184,8 +184,8 @@ def stacking(call: Call) -> Layout:
     return (*layout[:dim], plain(len(given["tensors"])), *layout[dim:])
 
 
-def keeps_batch(call: Call) -> Layout:
-    """Layout of ``new_zeros`` and other functions that only look at shapes."""
+def filled(call: Call) -> Layout:
+    """``new_zeros`` and other functions that only look at a shape."""
     return tuple(map(plain, call.result.shape))
 
 

@@ -65,14 +65,14 @@ def move_dims(call: Call) -> Layout:
 
 def attribute(call: Call) -> Layout:
     """``x.T``, ``x.mT``, ``x.data``."""
-    layout = call.layout(call.args[0])
-    if call.args[1] == "T":
-        return layout[::-1]
-    return (*layout[:-2], layout[-1], layout[-2]) if call.args[1] == "mT" else layout
+    name, layout = call.args[1], call.layout(call.args[0])
+    if name in ("mT", "mH", "H"):
+        return transpose_last(call)
+    return layout[::-1] if name == "T" else layout
 
 
 def transpose_last(call: Call) -> Layout:
-    """``t`` and ``adjoint``: the last two dimensions exchanged."""
+    """``mT``, ``t`` and ``adjoint``: the last two dimensions exchanged."""
     layout = call.layout(call.args[0])
     return (*layout[:-2], layout[-1], layout[-2])
 

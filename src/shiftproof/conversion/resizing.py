@@ -1,4 +1,4 @@
-"""Adaptive pooling, means over the whole map, interpolation and padding."""
+"""Adaptive pooling, means over the whole map, and interpolation."""
 
 from __future__ import annotations
 
@@ -124,7 +124,8 @@ def adaptive_pool(call: Call) -> Layout:
         size: Any = getattr(call.module, "output_size", None)
         if getattr(call.module, "return_indices", False):
             raise UnknownError("positions of maxima")
-        source, is_mean = call.args[0], "Avg" in type(call.module).__name__
+        source = call.args[0]
+        is_mean = isinstance(call.module, nn.modules.pooling._AdaptiveAvgPoolNd)
     else:
         given = call.bound("input", "output_size", "return_indices")
         if given.get("return_indices"):

@@ -36,7 +36,7 @@ RULES: dict[str, Rule] = {
     "einsum": contractions.summation,
     **dict.fromkeys(
         ["new_zeros", "new_ones", "new_empty", "new_full", "empty_like", "full_like"],
-        elementwise.keeps_batch,
+        elementwise.filled,
     ),
     **dict.fromkeys(
         _RESHAPES.split(),
