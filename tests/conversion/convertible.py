@@ -95,7 +95,8 @@ class BlurPool(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.pad(x, (1, 1, 1, 1), mode="reflect")
-        return F.conv2d(x, self.kernel, stride=2, groups=x.shape[1])
+        kernel = self.kernel[:1].expand(x.shape[1], -1, -1, -1)
+        return F.conv2d(x, kernel, stride=2, groups=x.shape[1])
 
 
 class PatchMerging(nn.Module):

@@ -214,6 +214,12 @@ def test_branches_share_a_phase() -> None:
     assert all(alignment.sampled for alignment in summary.alignments)
 
 
+@pytest.mark.parametrize("name", ["blur pool", "padding like TensorFlow", "windows", "exits"])
+def test_nothing_is_aligned_by_more_than_is_needed(name: str) -> None:
+    summary = convert(network(name), images()).summary
+    assert not any(alignment.full for alignment in summary.alignments)
+
+
 def test_selector_is_copied() -> None:
     selector = FirstPhase()
     model = convert(network("residual"), images(), selector=selector).model
@@ -230,6 +236,11 @@ def test_indivisible_size_names_valid_ones() -> None:
         r"the nearest valid input sizes are 32x32 and 40x40",
     ):
         convert(model, images(36))
+
+
+def test_a_network_that_refuses_the_example_is_named() -> None:
+    with pytest.raises(ConversionError, match="the network must accept example_input, got Runtime"):
+        convert(nn.Conv2d(4, 4, 3), images())
 
 
 class _DependsOnValues(nn.Module):

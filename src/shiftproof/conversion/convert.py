@@ -198,7 +198,17 @@ def _example(model: nn.Module, example_input: Tensor) -> Tensor:
 def _record(model: nn.Module, example: Tensor, padding: str) -> _Recorded:
     """Record and analyse; where another geometry does not fit what follows, keep the geometry."""
     subject = _copied(model).eval()
-    graph = record(subject, example)
+    try:
+        graph = record(subject, example)
+    except ConversionError:
+        raise
+    except Exception as error:
+        message = (str(error).splitlines() or [""])[0]
+        raise ConversionError(
+            "convert: the network must accept example_input, got "
+            f"{type(error).__name__} for {shown(example.shape)}: {message}; pass images of the "
+            "size that the network is made for"
+        ) from error
     circular = padding == "circular"
     try:
         findings = analyse(subject, graph, example, circular=circular, geometry=circular)

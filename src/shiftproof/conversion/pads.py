@@ -118,7 +118,12 @@ def _read_by_windows(call: Call, padded: dict[int, tuple[int, int]]) -> bool:
     """Whether windows, wider than the padding, are all that read it."""
     if min(padded) < 2:
         return False
+    windows = 0
     for user in call.node.users:
+        if user.op == "call_method" and user.target == "size":
+            if user.users and (len(user.args) < 2 or user.args[1] in padded):
+                return False
+            continue
         widths = _window_of(call, user)
         if widths is None:
             return False
@@ -126,7 +131,8 @@ def _read_by_windows(call: Call, padded: dict[int, tuple[int, int]]) -> bool:
             width = widths[0] if len(widths) == 1 else widths[dim - 2]
             if max(pair) >= width:
                 return False
-    return bool(call.node.users)
+        windows += 1
+    return windows > 0
 
 
 def _window_of(call: Call, user: fx.Node) -> tuple[int, ...] | None:
@@ -147,8 +153,7 @@ def _window_of(call: Call, user: fx.Node) -> tuple[int, ...] | None:
             return None
         size = user.args[1] if len(user.args) > 1 else user.kwargs["kernel_size"]
         if isinstance(size, fx.Node):  # the weights of a convolution
-            weight = call.values.get(size)
-            size = tuple(weight.shape[2:]) if isinstance(weight, Tensor) else None
+            size = size.meta["shape"][2:] if "shape" in size.meta else None
         spread = 1
     else:
         return None

@@ -261,6 +261,9 @@ class Recorder(TorchFunctionMode):
         if self._depends(node):
             self._inputs.add(node)
         node.meta["module"] = self._stack[-1]
+        if isinstance(result, Tensor):
+            with self.paused():
+                node.meta["shape"] = tuple(result.shape)
         self._register(result, node)
 
     def _register(self, result: Any, node: fx.Node) -> None:
