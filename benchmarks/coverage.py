@@ -1,6 +1,6 @@
 """Convert and certify every torchvision network and one of every timm family.
 
-    python -m benchmarks.coverage                              all of them, about an hour and a half
+    python -m benchmarks.coverage                              all of them, about half an hour
     python -m benchmarks.coverage --resume                     those that have no result yet
     python -m benchmarks.coverage --only 'timm:resnet*' -v     some of them, with the summaries
     python -m benchmarks.coverage --only timm:convnext_atto    one outside the table; not recorded
