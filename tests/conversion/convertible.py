@@ -241,11 +241,16 @@ class Flattened(nn.Module):
 class LocalTransformer(nn.Module):
     """MobileViT: attention between the same pixels of all patches."""
 
+    def __init__(self, channels: int = 8) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+
     def forward(self, x: Tensor) -> Tensor:
         n, c, h, w = x.shape
         y = x.reshape(n * c * (h // 2), 2, w // 2, 2).transpose(1, 2)
         y = y.reshape(n, c, h * w // 4, 4).transpose(1, 3).reshape(n * 4, h * w // 4, c)
-        y = y + F.scaled_dot_product_attention(y, y, y)
+        z = self.norm(y)
+        y = y + F.scaled_dot_product_attention(z, z, z)
         y = y.reshape(n, 4, h * w // 4, c).transpose(1, 3)
         y = y.reshape(n * c * (h // 2), w // 2, 2, 2).transpose(1, 2)
         return y.reshape(n, c, h, w)

@@ -214,7 +214,10 @@ def test_branches_share_a_phase() -> None:
     assert all(alignment.sampled for alignment in summary.alignments)
 
 
-@pytest.mark.parametrize("name", ["blur pool", "padding like TensorFlow", "windows", "exits"])
+LOCAL = ["blur pool", "padding like TensorFlow", "windows", "exits", "attention between patches"]
+
+
+@pytest.mark.parametrize("name", LOCAL)
 def test_nothing_is_aligned_by_more_than_is_needed(name: str) -> None:
     summary = convert(network(name), images()).summary
     assert not any(alignment.full for alignment in summary.alignments)

@@ -159,24 +159,18 @@ def _tested(call: Call) -> Layout:
         return layout
     value = call.value(tensors[0])
     dims = [dim for dim, dimension in enumerate(layout) if not still(dimension)]
-    if call.result.shape != value.shape or any(whole(layout[dim]) is None for dim in dims):
-        if call.module is not None and _is_pointwise(call.module, value):
-            return layout
-        raise UnknownError(f"what {type(call.module).__name__} does to positions")
-    if not _moves_along(call.module, value, dims):
+    # Where a dimension holds more than one axis, it must not matter in which order positions come.
+    joined = any(whole(layout[dim]) is None for dim in dims)
+    if call.result.shape != value.shape or not _moves_along(call.module, value, dims, joined):
         raise UnknownError(f"what {type(call.module).__name__} does to positions")
     call.require_layout(layout)
     return layout
 
 
-def _is_pointwise(module: nn.Module, value: Tensor) -> bool:
-    """Whether the module commutes with shifts of every dimension but the samples."""
-    return _moves_along(module, value, list(range(1, value.ndim)))
-
-
-def _moves_along(module: nn.Module, value: Tensor, dims: list[int]) -> bool:
+def _moves_along(module: nn.Module, value: Tensor, dims: list[int], shuffled: bool) -> bool:
     """Whether a circular shift of the input shifts the output likewise, with random parameters.
 
+    With ``shuffled``, whether any other order of the positions gives the same in that order.
     A small map will do for the layers of torch, where they take one; others are tried on the full
     one too.
     """
@@ -186,14 +180,18 @@ def _moves_along(module: nn.Module, value: Tensor, dims: list[int]) -> bool:
         if tensor.is_floating_point():
             drawn = torch.rand(tensor.shape, generator=generator, dtype=torch.float64)
             tensor.data.copy_(drawn + 0.5)
-    full = (min(2, value.shape[0]), *value.shape[1:])
+    full = (value.shape[0] if 0 in dims else min(2, value.shape[0]), *value.shape[1:])
     small = tuple(min(size, _ENOUGH) if dim in dims else size for dim, size in enumerate(full))
     known = _keeps_forward(module)
     passed = False
     for shape in dict.fromkeys((small, full)):
         x = torch.randn(shape, generator=generator, dtype=torch.float64).to(value.device)
         try:
-            passed = all(_commutes(trial, x, amount, dim) for amount in (1, 2, 5) for dim in dims)
+            passed = all(
+                _commutes(trial, x, order, dim)
+                for dim in dims
+                for order in _orders(x.shape[dim], generator, shuffled)
+            )
         except (RuntimeError, TypeError, ValueError, AssertionError):
             continue
         if known or not passed:
@@ -201,7 +199,15 @@ def _moves_along(module: nn.Module, value: Tensor, dims: list[int]) -> bool:
     return passed
 
 
-def _commutes(module: nn.Module, x: Tensor, amount: int, dim: int) -> bool:
+def _orders(size: int, generator: torch.Generator, shuffled: bool) -> list[Tensor]:
+    if shuffled:
+        return [torch.randperm(size, generator=generator) for _ in range(3)]
+    return [torch.arange(size).roll(amount) for amount in (1, 2, 5)]
+
+
+def _commutes(module: nn.Module, x: Tensor, order: Tensor, dim: int) -> bool:
+    order = order.to(x.device)
     with torch.no_grad():
-        moved = module(x.clone()).roll(amount, dim)
-        return bool((module(x.roll(amount, dim)) - moved).abs().max() <= _ROUNDING)
+        moved = module(x.clone()).index_select(dim, order)
+        after = module(x.index_select(dim, order))
+        return bool((after - moved).abs().max() <= _ROUNDING)
