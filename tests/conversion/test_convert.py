@@ -223,6 +223,16 @@ def test_nothing_is_aligned_by_more_than_is_needed(name: str) -> None:
     assert not any(alignment.full for alignment in summary.alignments)
 
 
+def test_the_choice_is_not_made_on_pixels_of_one_norm() -> None:
+    class LayerNorm2d(nn.LayerNorm):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+    for norm, where in ((LayerNorm2d(8), "body.2 (MaxPool2d)"), (nn.ReLU(), "body.3 (ReLU)")):
+        model = body(nn.MaxPool2d(2), norm, nn.Conv2d(8, 8, 2, 2))
+        assert convert(model, images()).summary.alignments[-1].where == where
+
+
 def test_selector_is_copied() -> None:
     selector = FirstPhase()
     model = convert(network("residual"), images(), selector=selector).model
