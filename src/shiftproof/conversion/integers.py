@@ -56,10 +56,13 @@ def _recording(name: str, function: Callable[..., Any], *, reflected: bool) -> C
     return method
 
 
-for _name in ("add", "sub", "mul", "floordiv", "mod"):
+for _name in ("add", "sub", "mul", "floordiv", "mod", "neg"):
     _function = getattr(operator, _name)
     setattr(RecordedInt, f"__{_name}__", _recording(f"__{_name}__", _function, reflected=False))
-    setattr(RecordedInt, f"__r{_name}__", _recording(f"__r{_name}__", _function, reflected=True))
+    if _name != "neg":
+        setattr(
+            RecordedInt, f"__r{_name}__", _recording(f"__r{_name}__", _function, reflected=True)
+        )
 
 
 def _looking(name: str) -> Callable[..., Any]:
@@ -75,5 +78,3 @@ def _looking(name: str) -> Callable[..., Any]:
 
 for _name in ("lt", "le", "gt", "ge", "eq", "ne", "bool", "float", "int", "truediv", "rtruediv"):
     setattr(RecordedInt, f"__{_name}__", _looking(f"__{_name}__"))
-RecordedInt.__hash__ = int.__hash__  # type: ignore[method-assign]
-RecordedInt.__neg__ = _recording("__neg__", operator.neg, reflected=False)  # type: ignore[method-assign]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -45,12 +45,32 @@ def as_map(x: Tensor, dims: Sequence[int], sizes: Sequence[int]) -> Tensor:
     Returns:
         The map, a view where that is possible.
     """
-    if len(dims) < len(sizes):
-        x = torch.unflatten(x, dims[0], tuple(sizes))
-        dims = range(dims[0], dims[0] + len(sizes))
-    rest = [dim for dim in range(1, x.ndim) if dim not in dims]
-    x = x.permute(0, *rest, *dims)
-    return x if len(rest) == 1 else x.flatten(1, len(rest)) if rest else x[:, None]
+    x, dims = _spread(x, dims, sizes)
+    rest = len(x.shape) - 1 - len(dims)
+    moved = x.permute(_order(x, dims))
+    return moved.flatten(1, rest) if rest else moved[:, None]
+
+
+def _spread(x: Tensor, dims: Sequence[int], sizes: Sequence[int]) -> tuple[Tensor, Sequence[int]]:
+    """Give each spatial axis a dimension of its own."""
+    if len(dims) == len(sizes):
+        return x, dims
+    return torch.unflatten(x, dims[0], tuple(sizes)), range(dims[0], dims[0] + len(sizes))
+
+
+def _order(x: Tensor, dims: Sequence[int]) -> list[int]:
+    """Samples first, spatial axes last."""
+    return [0, *[dim for dim in range(1, x.ndim) if dim not in dims], *dims]
+
+
+def _through_map(
+    x: Tensor, dims: Sequence[int], sizes: Sequence[int], function: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Apply a function of maps to a tensor that holds its map in another form."""
+    spread, dims = _spread(x, dims, sizes)
+    order = _order(spread, dims)
+    changed = function(as_map(spread, dims, sizes)).reshape([spread.shape[dim] for dim in order])
+    return changed.permute([order.index(dim) for dim in range(spread.ndim)]).reshape(x.shape)
 
 
 @overridable
@@ -69,19 +89,7 @@ def align_map(
     Returns:
         The aligned tensor, in the form of ``x``.
     """
-    shape = x.shape
-    flattened = len(dims) < len(sizes)
-    if flattened:
-        x = torch.unflatten(x, dims[0], tuple(sizes))
-        dims = range(dims[0], dims[0] + len(sizes))
-    rest = [dim for dim in range(1, x.ndim) if dim not in dims]
-    order = (0, *rest, *dims)
-    moved = x.permute(order)
-    flat = moved.flatten(1, len(rest)) if rest else moved[:, None]
-    aligned = ops.align_phase(flat, phase, stride).reshape(moved.shape)
-    back = [order.index(dim) for dim in range(x.ndim)]
-    restored = aligned.permute(back)
-    return restored.reshape(shape) if flattened else restored
+    return _through_map(x, dims, sizes, lambda flat: ops.align_phase(flat, phase, stride))
 
 
 @overridable
@@ -111,12 +119,8 @@ def put_back(
     shift = torch.zeros(y.shape[0], len(strides[0]), dtype=torch.int64, device=y.device)
     for phase, stride, scale in zip(phases, strides, scales, strict=True):
         shift = shift + phase_offsets(phase, stride) * torch.tensor(scale, device=y.device)
-    rest = [dim for dim in range(1, y.ndim) if dim not in dims]
-    order = (0, *rest, *dims)
-    moved = y.permute(order)
-    flat = moved.flatten(1, len(rest)) if rest else moved[:, None]
-    shifted = ops.circular_shift(flat, shift).reshape(moved.shape)
-    return shifted.permute([order.index(dim) for dim in range(y.ndim)])
+    sizes = [y.shape[dim] for dim in dims]
+    return _through_map(y, dims, sizes, lambda flat: ops.circular_shift(flat, shift))
 
 
 @overridable
