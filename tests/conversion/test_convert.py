@@ -211,7 +211,15 @@ def test_branches_share_a_phase() -> None:
         ("body.2.conv2 (Conv2d)", "body.2.shortcut (Conv2d)"),
         ("body.4.conv2 (Conv2d)", "body.4.shortcut (Conv2d)"),
     ]
-    assert all(alignment.sampled for alignment in summary.alignments)
+    assert not any(alignment.sampled for alignment in summary.alignments)
+
+
+def test_a_window_that_is_alone_reads_from_the_phase_itself() -> None:
+    summary = convert(network("strided"), images()).summary
+    assert [(a.site.kind, a.site.module) for a in summary.alignments] == [
+        ("input", "body.0"),
+        ("window", "body.4"),
+    ]
 
 
 LOCAL = ["blur pool", "padding like TensorFlow", "windows", "exits", "attention between patches"]
@@ -235,10 +243,16 @@ def test_the_choice_is_not_made_on_pixels_of_one_norm() -> None:
 
 def test_selector_is_copied() -> None:
     selector = FirstPhase()
-    model = convert(network("residual"), images(), selector=selector).model
-    selectors = [m for m in model.modules() if isinstance(m, FirstPhase)]
-    assert len(selectors) == 2
-    assert selector not in selectors
+    model = convert(network("strided"), images(), selector=selector).model
+    hooks = [hook for m in model.modules() for hook in m._forward_pre_hooks.values()]
+    selectors = [hook.aligner.selector for hook in hooks if hasattr(hook, "aligner")]
+    assert [type(one) for one in selectors] == [FirstPhase, FirstPhase]
+    assert len({id(one) for one in [selector, *selectors]}) == 3
+
+
+def test_a_selector_with_parameters_is_refused() -> None:
+    with pytest.raises(ValueError, match="a selector must have no parameters or buffers"):
+        convert(network("strided"), images(), selector=nn.Linear(1, 1))
 
 
 def test_indivisible_size_names_valid_ones() -> None:
@@ -252,7 +266,7 @@ def test_indivisible_size_names_valid_ones() -> None:
 
 
 def test_a_network_that_refuses_the_example_is_named() -> None:
-    with pytest.raises(ConversionError, match="the network must accept example_input, got Runtime"):
+    with pytest.raises(ConversionError, match="the network must accept the example, got Runtime"):
         convert(nn.Conv2d(4, 4, 3), images())
 
 
@@ -294,7 +308,7 @@ def test_flattened_output_stays_the_same() -> None:
     ("model", "example", "options", "kind", "message"),
     [
         (len, torch.zeros(1, 3, 8, 8), {}, TypeError, "model must be a torch.nn.Module, got"),
-        (nn.Conv2d(3, 3, 3), [1.0], {}, TypeError, "example_input must be a tensor, got list"),
+        (nn.Conv2d(3, 3, 3), [1.0], {}, TypeError, "the images must be a tensor, got list"),
         (nn.Conv2d(3, 3, 3), torch.zeros(3, 8), {}, ValueError, r"got shape \(3, 8\)"),
         (
             nn.Conv2d(3, 3, 3),
@@ -334,3 +348,10 @@ def test_baseline_of_the_zoo_becomes_invariant(name: str) -> None:
     model = shiftproof.create_model(name).double().eval()
     assert deviation(convert(model, images()).model, images()) < 1e-9
     assert deviation(model, images()) > 1e-4
+
+
+def test_old_names_warn() -> None:
+    with pytest.warns(DeprecationWarning, match="example_input is now args"):
+        conversion = convert(network("strided"), example_input=images())
+    with pytest.warns(DeprecationWarning, match="ConversionSummary is now ConversionPlan"):
+        assert isinstance(conversion.summary, shiftproof.conversion.ConversionSummary)

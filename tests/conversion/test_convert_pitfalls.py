@@ -238,10 +238,11 @@ def test_any_batch(name: str) -> None:
             torch.testing.assert_close(conversion.model(images(num=num)), model(images(num=num)))
 
 
-def test_a_loop_over_the_batch_is_told() -> None:
+def test_a_loop_over_the_batch_runs_for_any_batch() -> None:
     model = Parts(lambda s, x: torch.stack([row.mean((1, 2)) for row in s.a(x)]), a=circular(3, 4))
-    notes = convert(model.double(), images()).summary.notes
-    assert any("batches of 2 only" in note for note in notes)
+    conversion = convert(model.double(), images(), selector=FirstPhase())
+    for num in (1, 3):
+        torch.testing.assert_close(conversion.model(images(num=num)), model(images(num=num)))
 
 
 class _Reused(nn.Module):
@@ -261,9 +262,9 @@ def test_a_pool_called_before_and_behind_a_full_alignment() -> None:
     require_invariant(converted(model), images())
 
 
-def test_a_convolution_called_before_and_behind_a_full_alignment_is_refused() -> None:
-    with pytest.raises(ConversionError, match=r"got layer \(Conv2d\), which is called both"):
-        converted(_Reused(nn.Conv2d(4, 4, 3, 2, 1)))
+def test_a_convolution_called_before_and_behind_a_full_alignment() -> None:
+    conversion = convert(_Reused(nn.Conv2d(4, 4, 3, 2, 1)).double().eval(), images())
+    require_invariant(conversion.model, images())
 
 
 def test_keyword_arguments() -> None:
@@ -322,13 +323,23 @@ def test_parallel_networks_are_unwrapped() -> None:
     require_invariant(convert(nn.DataParallel(model), images()).model, images())
 
 
-def test_what_is_different_in_training_is_told() -> None:
+def test_what_is_different_in_training_stays_so() -> None:
     def forward(s: nn.Module, x: Tensor) -> Tensor:
-        y = F.batch_norm(s.a(x), s.m, s.v, training=s.training)
-        return y.mean((2, 3))
+        y = F.batch_norm(s.a(x), s.m.clone(), s.v.clone(), training=s.training)
+        return y.mean((2, 3)) + (s.b(x).mean((2, 3)) if s.training else 0)
 
-    model = Parts(forward, a=circular(3, 4), m=torch.zeros(4), v=torch.ones(4))
-    assert any("in training" in note for note in convert(model, images()).summary.notes)
+    parts = {
+        "a": circular(3, 4),
+        "b": circular(3, 4),
+        "m": torch.zeros(4).double(),
+        "v": torch.ones(4).double(),
+    }
+    model = Parts(forward, **parts).double()
+    conversion = convert(model, images(), selector=FirstPhase())
+    for mode in (True, False):
+        expected = model.train(mode)(images())
+        torch.testing.assert_close(conversion.model.train(mode)(images()), expected)
+    assert any("in training the network also runs b" in n for n in conversion.summary.notes)
 
 
 def test_tensors_that_are_attributes_stay_out_of_the_state() -> None:

@@ -1,7 +1,7 @@
-"""Where to align: the last place that everything behind it passes through.
+"""Where to align: the last tensor that everything computed later depends on alone.
 
-A place where the map can be aligned is a tensor that everything computed later depends on alone:
-then all branches behind it see one shift of the same content, and what joins again fits together.
+All branches behind such a tensor see one shift of the same content, and what joins again fits
+together.
 """
 
 from __future__ import annotations
@@ -11,18 +11,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from torch import fx
-
-from shiftproof.conversion.analysis import Finding
-from shiftproof.conversion.calls import least_common_multiple
-from shiftproof.conversion.layout import BATCH, Layout, factors
-from shiftproof.conversion.refusal import ConversionError, IndivisibleError
-from shiftproof.conversion.windows import WindowPlan
+from shiftproof.analysis.calls import least_common_multiple
+from shiftproof.analysis.errors import ConversionError, IndivisibleError
+from shiftproof.analysis.findings import Finding, Findings
+from shiftproof.analysis.graph import Value, values_in
+from shiftproof.analysis.layout import BATCH, Layout
+from shiftproof.conversion.sites import Site, find_site
 
 Periods = dict[int, Fraction]
 
 
-@dataclass
+@dataclass(frozen=True)
 class MapForm:
     """How a tensor holds a map.
 
@@ -36,8 +35,13 @@ class MapForm:
     sizes: tuple[int, ...]
     steps: tuple[Fraction, ...]
 
+    @property
+    def is_standard(self) -> bool:
+        """Whether it is ``(N, C, *spatial)``."""
+        return self.dims == tuple(range(2, 2 + len(self.sizes)))
 
-def map_form(layout: object, num_axes: int) -> MapForm | None:
+
+def map_form(layout: Layout | None, num_axes: int) -> MapForm | None:
     """How a tensor holds a map with samples in front, if that is what it is.
 
     Args:
@@ -47,9 +51,7 @@ def map_form(layout: object, num_axes: int) -> MapForm | None:
     Returns:
         The form, or None.
     """
-    if not isinstance(layout, tuple) or len(layout) < 3:
-        return None
-    if [factor.axis for factor in layout[0]] != [BATCH]:
+    if layout is None or len(layout) < 2 or [f.axis for f in layout[0]] != [BATCH]:
         return None
     found = [
         (dim, factor) for dim, part in enumerate(layout) for factor in part if factor.is_spatial
@@ -70,48 +72,65 @@ def map_form(layout: object, num_axes: int) -> MapForm | None:
     return None
 
 
+@dataclass(frozen=True)
+class Cut:
+    """A tensor that everything computed later depends on alone.
+
+    Attributes:
+        value: The tensor.
+        form: How it holds the map.
+        where: How the call that made it is called in messages.
+        is_even: Whether each pixel was brought to one norm, which leaves little to choose by.
+        site: Where it can be aligned.
+    """
+
+    value: Value
+    form: MapForm
+    where: str
+    is_even: bool
+    site: Site
+
+
 @dataclass
-class Frame:
+class Placement:
     """An alignment, which holds for everything behind it up to the next one.
 
     Attributes:
-        index: Position of the node in the graph.
-        node: The tensor that is aligned.
-        form: How it holds the map.
+        cut: The tensor that is aligned.
         periods: By how many pixels of the input, per axis.
         readers: The calls that need it.
         reasons: Why, in words.
     """
 
-    index: int
-    node: fx.Node
-    form: MapForm
+    cut: Cut
     periods: Periods
-    readers: list[str] = field(default_factory=list)
+    readers: list[Finding] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
 
     @property
     def strides(self) -> tuple[int, ...]:
         """By how many positions of the tensor."""
-        strides = []
-        for axis, (step, size) in enumerate(zip(self.form.steps, self.form.sizes, strict=True)):
+        strides: list[int] = []
+        form = self.cut.form
+        for axis, (step, size) in enumerate(zip(form.steps, form.sizes, strict=True)):
             period = least_common_multiple(self.periods.get(axis, step), step)
             strides.append(int(period / step))
             if size % strides[-1]:
-                raise IndivisibleError(
-                    " and ".join(self.readers), self.form.sizes, strides, {axis: period}
-                )
+                names = " and ".join(reader.place for reader in self.readers)
+                raise IndivisibleError(names, form.sizes, strides, {axis: period})
         return tuple(strides)
 
     @property
     def is_full(self) -> bool:
-        """Whether nothing moves any more behind it."""
-        return self.strides == self.form.sizes
+        """Whether it is by the full size of the map, because nothing less is known to do."""
+        unknown = any(reader.is_unknown for reader in self.readers)
+        return unknown and self.strides == self.cut.form.sizes
 
     def satisfies(self, periods: Periods) -> bool:
         """Whether what is needed holds already."""
+        steps = self.cut.form.steps
         return all(
-            (self.periods.get(axis, self.form.steps[axis]) / period).denominator == 1
+            (self.periods.get(axis, steps[axis]) / period).denominator == 1
             for axis, period in periods.items()
         )
 
@@ -122,48 +141,58 @@ class Frame:
             self.periods[axis] = least_common_multiple(known, period)
 
 
-def _reads_values(node: fx.Node) -> bool:
-    if node.op == "call_method" and node.target in ("size", "numel"):
-        return False
-    return not (node.target is getattr and node.args[1] in ("device", "dtype"))
-
-
-def find_cuts(
-    findings: dict[fx.Node, Finding], num_axes: int
-) -> list[tuple[int, fx.Node, MapForm]]:
-    """Tensors that everything computed later depends on alone.
+def find_cuts(findings: Findings) -> list[Cut]:
+    """Tensors that everything computed later depends on alone, and that can be aligned.
 
     Args:
-        findings: What is known about each node, in order.
-        num_axes: Number of spatial axes of the input.
+        findings: What is known about the network.
 
     Returns:
-        Their positions, nodes and forms, in order.
+        The tensors, in order.
     """
-    nodes = list(findings)
-    index = {node: position for position, node in enumerate(nodes)}
-    cuts = []
-    live: dict[fx.Node, int] = {}
-    for position, node in enumerate(nodes):
-        live = {other: last for other, last in live.items() if last > position}
-        finding = findings[node]
-        if not finding.moves:
-            continue
-        last = max((index[user] for user in node.users if _reads_values(user)), default=-1)
-        form = map_form(finding.layout, num_axes)
-        if not live and form is not None and finding.is_float:
-            cuts.append((position, node, form))
-        if last > position:
-            live[node] = last
+    graph, num_axes = findings.graph, len(findings.spans)
+    returned = set(values_in(graph.output))
+    end = len(graph.calls)
+    last = {
+        value: end if value in returned else max(value.users, default=-1)
+        for value in findings.layouts
+        if findings.moves(value)
+    }
+    born: dict[int, list[Value]] = {}
+    for value in last:
+        born.setdefault(value.birth, []).append(value)
+    cuts: list[Cut] = []
+    live: list[Value] = []
+    for index in range(-1, end):
+        live = [value for value in live if last[value] > index]
+        new = born.get(index, [])
+        for value in new:
+            form = map_form(findings.layout(value), num_axes)
+            alone = not live and not any(last[other] > index for other in new if other is not value)
+            if alone and form is not None and value.is_float:
+                site = find_site(graph, value, last[value] == end)
+                if site is not None:
+                    record = graph.calls[index] if index >= 0 else None
+                    where = "the input" if record is None else record.place
+                    cuts.append(Cut(value, form, where, _is_even(findings, value), site))
+        live += [value for value in new if last[value] > index]
     return cuts
 
 
-def place(findings: dict[fx.Node, Finding], num_axes: int) -> list[Frame]:
+def _is_even(findings: Findings, value: Value) -> bool:
+    if value.birth < 0:
+        return False
+    record = findings.graph.calls[value.birth]
+    words = f"{record.function} {record.owner.type} {record.owner.name.rpartition('.')[2]}"
+    words = words.lower().replace("_", "")
+    return any(name in words for name in ("layernorm", "rmsnorm", "normalize "))
+
+
+def place(findings: Findings) -> list[Placement]:
     """Decide where to align, and by what.
 
     Args:
-        findings: What is known about each node, in order.
-        num_axes: Number of spatial axes of the input.
+        findings: What is known about the network.
 
     Returns:
         The alignments, in order.
@@ -172,114 +201,64 @@ def place(findings: dict[fx.Node, Finding], num_axes: int) -> list[Frame]:
         IndivisibleError: If what must be aligned by does not divide the map.
         ConversionError: If the input itself cannot be aligned.
     """
-    cuts = find_cuts(findings, num_axes)
+    cuts = find_cuts(findings)
     if not cuts:
         raise ConversionError(
             "convert: the input must be made of floating-point numbers, got integers; convert the "
             "network behind its embedding"
         )
-    frames: list[Frame] = []
+    placements: list[Placement] = []
     demands: list[tuple[int, Periods]] = []
-    for position, (_, finding) in enumerate(findings.items()):
+    for finding in findings.calls:
         if not finding.periods:
             continue
+        position = len(findings.graph.calls) if finding.record is None else finding.record.index
         demands.append((position, finding.periods))
-        if not (frames and frames[-1].satisfies(finding.periods)):
-            _open(frames, cuts, demands, position, findings)
-        frames[-1].readers.append(finding.place)
-        frames[-1].reasons += [r for r in finding.reasons if r not in frames[-1].reasons]
-    for frame in frames:
-        assert frame.strides
-    return frames
+        if not (placements and placements[-1].satisfies(finding.periods)):
+            _open(placements, cuts, demands, position, findings)
+        placements[-1].readers.append(finding)
+        reasons = placements[-1].reasons
+        reasons += [reason for reason in finding.reasons if reason not in reasons]
+    for placement in placements:
+        assert placement.strides
+    return placements
 
 
 def _open(
-    frames: list[Frame],
-    cuts: Sequence[tuple[int, fx.Node, MapForm]],
+    placements: list[Placement],
+    cuts: Sequence[Cut],
     demands: Sequence[tuple[int, Periods]],
     position: int,
-    findings: dict[fx.Node, Finding],
+    findings: Findings,
 ) -> None:
-    first = frames[-1].index if frames else 0
-    possible = [cut for cut in cuts if first <= cut[0] < position]
+    """Add an alignment in front of a call, or enlarge the last one."""
+    first = placements[-1].cut.value.birth if placements else -1
+    possible = [cut for cut in cuts if first <= cut.value.birth < position]
     latest = possible[-1]
-    if frames and latest[2].steps == frames[-1].form.steps:
-        frames[-1].add(demands[-1][1])  # the resolution is that of the last alignment
+    if placements and latest.form.steps == placements[-1].cut.form.steps:
+        placements[-1].add(demands[-1][1])  # the resolution is that of the last alignment
         return
     needed = dict(demands[-1][1])
-    for _, periods in (demand for demand in demands if demand[0] > latest[0]):
+    for _, periods in (demand for demand in demands if demand[0] > latest.value.birth):
         needed = {
             axis: least_common_multiple(
                 needed.get(axis, Fraction(1)), periods.get(axis, Fraction(1))
             )
             for axis in {*needed, *periods}
         }
-    others = [place for place, _ in demands if place <= latest[0]]
+    others = [index for index, _ in demands if index <= latest.value.birth]
     joins = [
-        place
-        for place, finding in enumerate(findings.values())
-        if len(finding.reads) > 1 and place <= latest[0]
+        finding.record.index
+        for finding in findings.calls
+        if finding.record is not None
+        and len(finding.reads) > 1
+        and finding.record.index <= latest.value.birth
     ]
     start = max([*others, *joins], default=-1)
-    same = [cut for cut in possible if cut[0] >= start and cut[2].steps == latest[2].steps] or [
-        latest
-    ]
-    smallest = min(math.prod(findings[cut[1]].shape) for cut in same)
-    same = [cut for cut in same if math.prod(findings[cut[1]].shape) == smallest]
-    uneven = [cut for cut in same if not _has_even_pixels(findings[cut[1]])]
-    index, node, form = (uneven or same)[-1]
-    frames.append(Frame(index, node, form, needed))
-
-
-def _has_even_pixels(finding: Finding) -> bool:
-    """Whether each pixel was brought to one norm, which leaves little to choose by."""
-    place = finding.place.lower().replace("_", "")
-    return any(name in place for name in ("layernorm", "rmsnorm", "normalize in"))
-
-
-def samplers(
-    frame: Frame, findings: dict[fx.Node, Finding], following: Frame | None
-) -> list[fx.Node] | None:
-    """The windows that can sample the chosen phase themselves, so that nothing need be aligned.
-
-    Between the tensor and these windows nothing may depend on the origin, and nothing that moves
-    may go past them.
-
-    Args:
-        frame: The alignment.
-        findings: What is known about each node, in order.
-        following: The next alignment.
-
-    Returns:
-        The calls, or None if the tensor must be aligned as it is.
-    """
-    region = {frame.node}
-    found = []
-    strides = frame.strides
-    for node, finding in findings.items():
-        if not region.intersection(finding.reads):
-            continue
-        if node.op == "output" or (following is not None and node is following.node):
-            return None
-        if not region.issuperset(finding.reads):
-            return None  # it joins what is aligned and what is not
-        if isinstance(finding.plan, WindowPlan) and finding.periods:
-            if finding.plan.strides != strides or not finding.plan.aligned:
-                return None
-            form = map_form(findings[finding.reads[0]].layout, len(strides))
-            margins = isinstance(findings[finding.reads[0]].layout, tuple) and any(
-                f.has_margin for f in factors(_layout(findings[finding.reads[0]]))
-            )
-            if not margins and (form is None or form.steps != frame.form.steps):
-                return None
-            found.append(node)
-        elif finding.periods:
-            return None
-        elif finding.moves:
-            region.add(node)
-    return found or None
-
-
-def _layout(finding: Finding) -> Layout:
-    assert isinstance(finding.layout, tuple)
-    return finding.layout
+    same = [c for c in possible if c.value.birth >= start and c.form.steps == latest.form.steps]
+    same = same or [latest]
+    smallest = min(math.prod(cut.value.shape) for cut in same)
+    same = [cut for cut in same if math.prod(cut.value.shape) == smallest]
+    same = [cut for cut in same if not cut.is_even] or same
+    same = [cut for cut in same if cut.site.is_boundary] or same
+    placements.append(Placement(same[-1], needed))

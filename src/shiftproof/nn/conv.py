@@ -19,6 +19,9 @@ class Conv2d(nn.Conv2d):
     ``conv(x, phase)`` is ``conv(ops.align_phase(x, phase, conv.stride))``, with the alignment and
     the padding in one copy.
 
+    The default padding mode is torch's, ``"zeros"``, because the layer stands where a
+    ``torch.nn.Conv2d`` stood; layers that torch does not have pad circularly by default.
+
     Raises:
         ValueError: If the padding mode is another, when the layer is called.
 
@@ -28,11 +31,11 @@ class Conv2d(nn.Conv2d):
         Checked by ``tests/nn/test_conv.py``.
     """
 
-    def forward(self, x: Tensor, phase: Tensor | None = None) -> Tensor:
+    def forward(self, input: Tensor, phase: Tensor | None = None) -> Tensor:  # noqa: A002
         """Convolve a map.
 
         Args:
-            x: Feature map, ``(N, in_channels, H, W)``.
+            input: Feature map, ``(N, in_channels, H, W)``.
             phase: Component that the stride samples, ``(N,)`` integers; the one at the origin if
                 None.
 
@@ -44,11 +47,11 @@ class Conv2d(nn.Conv2d):
                 a phase is given and the stride does not divide the height and the width.
         """
         if phase is not None and self.kernel_size == (1, 1) and self.padding == (0, 0):
-            kept = ops.take_phase(x, phase, self.stride)
+            kept = ops.take_phase(input, phase, self.stride)
             return F.conv2d(kept, self.weight, self.bias, groups=self.groups)
         if phase is None and self.padding_mode == "zeros":
-            return super().forward(x)
+            return super().forward(input)
         border = [int(width) for width in self.padding]
         mode = cast(PaddingMode, self.padding_mode)
-        padded = align_and_pad(x, phase, self.stride, border, border, mode)
+        padded = align_and_pad(input, phase, self.stride, border, border, mode)
         return F.conv2d(padded, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)

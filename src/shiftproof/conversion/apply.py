@@ -1,0 +1,217 @@
+"""Apply a plan to a copy of the user's network, which stays of its class, with its own code."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from shiftproof import nn as layers
+from shiftproof.analysis.capture import copied
+from shiftproof.analysis.changes import CircularWindow, Edit
+from shiftproof.analysis.errors import ConversionError
+from shiftproof.conversion.alignment import Aligner, AlignInput, AlignOutput, RefuseSymbolic
+from shiftproof.conversion.forward import AlignedCall, AlignedWindow, EditedForward, EditedNetwork
+from shiftproof.conversion.plan import Alignment, ConversionPlan
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_NORMS = [kind(order) for kind in (layers.LargestNorm, layers.SmallestNorm) for order in (1, 2)]
+_EXTREMA = [layers.LargestNorm(torch.inf), layers.SmallestNorm(torch.inf), layers.LargestValue()]
+_SELECTORS = {repr(selector): selector for selector in (*_NORMS, *_EXTREMA, layers.FirstPhase())}
+
+
+def selector_name(selector: nn.Module | None) -> str:
+    """How a plan calls a selector.
+
+    Args:
+        selector: The selector; ``nn.LargestNorm(2)`` if None.
+
+    Returns:
+        Its text form.
+
+    Raises:
+        ValueError: If it has parameters or buffers, which a converted network has no place for.
+    """
+    chosen = layers.LargestNorm(2) if selector is None else selector
+    if any(True for _ in (*chosen.parameters(), *chosen.buffers())):
+        raise ValueError(
+            "convert: a selector must have no parameters or buffers, got "
+            f"{type(chosen).__name__} with some; score by a fixed rule"
+        )
+    return repr(chosen)
+
+
+def refuse_converted(model: nn.Module) -> None:
+    """Refuse a network of which a part was converted before.
+
+    Args:
+        model: The network.
+
+    Raises:
+        ConversionError: If it, or a module of it, was.
+    """
+    ours = (EditedForward, AlignInput, AlignOutput, RefuseSymbolic)
+    for name, module in model.named_modules():
+        hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+        if any(isinstance(part, ours) for part in (vars(module).get("forward"), *hooks)):
+            raise ConversionError(
+                "convert: the network must not be converted yet, got "
+                f"{name or 'the network itself'} that is; convert the original, or load its "
+                "weights into one"
+            )
+
+
+def apply_plan(
+    plan: ConversionPlan, model: nn.Module, *, selector: nn.Module | None = None
+) -> nn.Module:
+    """Convert a network by a plan, without an example and without analysing it again.
+
+    Args:
+        plan: What to change, from ``convert(...).plan`` or ``ConversionPlan.load``.
+        model: A network like the one that the plan was made for; it stays as it is.
+        selector: Scores the phases, where the plan was made with one that is not of this package.
+
+    Returns:
+        The converted network: a copy, of the same class, in the same mode.
+
+    Raises:
+        ConversionError: If the plan was not made for such a network, or it is converted already.  A
+            ``ValueError``.
+        ValueError: If the plan names a selector that is not given.
+
+    Examples:
+        >>> from shiftproof.conversion import convert
+        >>> def network():
+        ...     return nn.Sequential(nn.Conv2d(1, 4, 3, 2, 1), nn.AdaptiveAvgPool2d(1))
+        >>> plan = convert(network(), torch.randn(1, 1, 8, 8)).plan
+        >>> model = apply_plan(plan, network())
+        >>> x = torch.randn(1, 1, 8, 8)
+        >>> torch.equal(model(x), model(x.roll(1, 3)))
+        True
+    """
+    plan.check(model)
+    if selector is None:
+        if plan.selector not in _SELECTORS:
+            raise ValueError(
+                f"apply_plan: the selector of the plan must be given, got None for {plan.selector};"
+                " pass selector="
+            )
+        selector = _SELECTORS[plan.selector]
+    return apply_checked(plan, model, selector)
+
+
+def apply_checked(plan: ConversionPlan, model: nn.Module, selector: nn.Module | None) -> nn.Module:
+    """The same without checking that the plan was made for the network."""
+    refuse_converted(model)
+    with torch.inference_mode(False):  # so that the copy can be trained
+        network = copied(model)
+    _Surgery(plan, network, selector).operate()
+    return network
+
+
+class _Surgery:
+    def __init__(
+        self, plan: ConversionPlan, network: nn.Module, selector: nn.Module | None
+    ) -> None:
+        self.plan = plan
+        self.network = network
+        self.selector = selector
+        self.modules = dict(network.named_modules())
+        self.taking_phase: set[str] = set()
+
+    def operate(self) -> None:
+        """Change the modules in place."""
+        fused = {a.site.module: a for a in self.plan.alignments if a.site.kind == "window"}
+        for edit in self.plan.edits:
+            if not self._is_native(edit, fused):
+                self._forward(edit.module).edits.append(edit)
+        for index, alignment in enumerate(self.plan.alignments):
+            self._align(index, alignment)
+        sizes = None if self.plan.any_size else self.plan.size
+        if sizes is not None or self.plan.outputs:
+            self._network().sizes, self._network().outputs = sizes, self.plan.outputs
+        root = vars(self.network).get("forward")
+        if isinstance(root, EditedNetwork) and not root.is_optional:
+            for child in self.network.children():
+                child.register_forward_pre_hook(RefuseSymbolic(), prepend=True)
+
+    def _is_native(self, edit: Edit, fused: dict[str, Alignment]) -> bool:
+        """Make the padding of a convolution of torch circular, where that is all there is to do."""
+        module = self.modules[edit.module]
+        if not isinstance(module, _CONVOLUTIONS) or not is_native(module):
+            return False
+        change = edit.change
+        if not isinstance(change, CircularWindow) or not _keeps_widths(module, change):
+            return False
+        if type(module) in (nn.Conv2d, layers.Conv2d) and not isinstance(module.padding, str):
+            module.__class__ = layers.Conv2d
+            self.taking_phase.add(edit.module)
+        elif edit.module in fused:
+            return False
+        module.padding_mode = "circular"
+        return True
+
+    def _forward(self, name: str) -> EditedForward:
+        module = self.modules[name]
+        forward = vars(module).get("forward")
+        if not isinstance(forward, EditedForward):
+            forward = (EditedForward if name else EditedNetwork)(module)
+            module.forward = forward
+        return forward
+
+    def _network(self) -> EditedNetwork:
+        network = self._forward("")
+        assert isinstance(network, EditedNetwork)
+        return network
+
+    def _align(self, index: int, alignment: Alignment) -> None:
+        site = alignment.site
+        aligner = Aligner(
+            index,
+            alignment.stride,
+            alignment.dims,
+            alignment.sizes,
+            alignment.full,
+            bool(self.plan.outputs),
+            self.selector,
+        )
+        module = self.modules[site.module]
+        if site.kind == "output":
+            module.register_forward_hook(AlignOutput(aligner))
+        elif site.kind == "input":
+            hook = AlignInput(aligner, site.positions)
+            if not site.module:
+                self._network().inputs.append(hook)
+                return
+            module.register_forward_pre_hook(hook, prepend=True, with_kwargs=True)
+        elif site.kind == "result":
+            call = AlignedCall((site.function, site.ndim), site.number, site.total, aligner)
+            self._forward(site.module).calls.append(call)
+        elif site.module in self.taking_phase:
+            hook = AlignInput(aligner, (0,), gives_phase=True)
+            module.register_forward_pre_hook(hook, with_kwargs=True)
+        else:
+            forward = self._forward(site.module)
+            index = next(i for i, e in enumerate(forward.edits) if e.function == site.function)
+            edit = forward.edits[index]
+            forward.edits[index] = AlignedWindow(**vars(edit), aligner=aligner)
+
+
+def is_native(module: nn.Module) -> bool:
+    """Whether a layer of torch runs torch's own forward pass."""
+    own = type(module).forward.__module__
+    return own.startswith(("torch.nn.modules.", "shiftproof.nn.")) and "forward" not in vars(module)
+
+
+def _keeps_widths(module: nn.Module, change: CircularWindow) -> bool:
+    """Whether circular padding as torch does it, on both sides alike, is what is planned."""
+    conv = cast(Any, module)
+    if conv.padding_mode == "zeros" and change.cropped:
+        return False
+    if isinstance(conv.padding, str):
+        return conv.padding == "same" and all(size % 2 for size in conv.kernel_size)
+    before = tuple(conv.padding)
+    return before == change.before and all(
+        last <= first for first, last in zip(before, change.after, strict=True)
+    )

@@ -1,0 +1,262 @@
+"""From what was found to a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+from torch import nn
+
+from shiftproof.analysis.changes import CircularWindow, Edit, bind, plain_values
+from shiftproof.analysis.errors import ConversionError
+from shiftproof.analysis.findings import Finding, Findings
+from shiftproof.analysis.graph import Value, leaves_of, values_in
+from shiftproof.analysis.outputs import map_dims
+from shiftproof.conversion.forward import MovedOutput
+from shiftproof.conversion.placement import MapForm, Placement, map_form, place
+from shiftproof.conversion.plan import (
+    Alignment,
+    ConversionPlan,
+    PaddingChange,
+    fingerprint,
+    tensor_shapes,
+)
+from shiftproof.conversion.sites import Site
+
+_WINDOWS = [f"{kind}{dims}d" for kind in ("conv", "max_pool", "avg_pool") for dims in (1, 2, 3)]
+
+
+@dataclass(frozen=True)
+class Decided:
+    """What follows from the findings alone: everything that a plan does to the network.
+
+    Attributes:
+        forms: How each tensor that the network returns holds a map that moves with the input; None
+            for one that stays the same.
+    """
+
+    alignments: tuple[Alignment, ...]
+    edits: tuple[Edit, ...]
+    paddings: tuple[PaddingChange, ...]
+    geometry: tuple[str, ...]
+    outputs: tuple[MovedOutput, ...]
+    forms: tuple[MapForm | None, ...]
+
+    @property
+    def comparable(self) -> list[object]:
+        """What must be the same for another size."""
+        alignments = [(a.where, a.stride, a.site, a.dims) for a in self.alignments]
+        return [alignments, self.edits, self.outputs]
+
+
+def decide(findings: Findings) -> Decided:
+    """Decide where to align, what to change, and which outputs to move back.
+
+    Args:
+        findings: What is known about the network.
+
+    Returns:
+        The decisions.
+
+    Raises:
+        IndivisibleError: If what must be aligned by does not divide the map.
+        ConversionError: If the input cannot be aligned, or one layer would have to do two things.
+    """
+    placements = place(findings) if any(f.periods for f in findings.calls) else []
+    applied = [f for f in findings.calls if f.change is not None and _is_applied(f, placements)]
+    edits = _edits(applied)
+    alignments = []
+    for placement in placements:
+        site, edit = _finest_site(placement, findings)
+        if edit is not None and edit not in edits:
+            edits.append(edit)
+        form = placement.cut.form
+        alignments.append(
+            Alignment(
+                where=placement.cut.where,
+                stride=placement.strides,
+                full=placement.is_full,
+                readers=tuple(dict.fromkeys(reader.place for reader in placement.readers)),
+                reasons=tuple(placement.reasons),
+                site=site,
+                dims=form.dims,
+                sizes=form.sizes,
+            )
+        )
+    returned = values_in(findings.graph.output)
+    forms = tuple(_output_form(value, findings, placements) for value in returned)
+    return Decided(
+        alignments=tuple(alignments),
+        edits=tuple(edits),
+        paddings=tuple(
+            PaddingChange(f.place, _kind(f.border))
+            for f in findings.calls
+            if f.border and not f.is_unknown and _is_applied(f, placements)
+        ),
+        geometry=tuple(dict.fromkeys(f.geometry for f in applied if f.geometry)),
+        outputs=_moved_outputs(forms, placements),
+        forms=forms,
+    )
+
+
+def _kind(border: str) -> str:
+    return border.partition(" of ")[0] if "padding" in border else border
+
+
+def _frame_of(index: int, placements: Sequence[Placement]) -> Placement | None:
+    """The alignment that holds at a call."""
+    before = [placement for placement in placements if placement.cut.value.birth < index]
+    return before[-1] if before else None
+
+
+def _is_applied(finding: Finding, placements: Sequence[Placement]) -> bool:
+    assert finding.record is not None
+    frame = _frame_of(finding.record.index, placements)
+    return bool(finding.geometry) or frame is None or not frame.is_full
+
+
+def _edits(applied: Sequence[Finding]) -> list[Edit]:
+    """One edit per module and kind of call.
+
+    Raises:
+        ConversionError: If calls that look alike would have to be changed in two ways.
+    """
+    edits: list[Edit] = []
+    for finding in applied:
+        assert finding.record is not None
+        assert finding.change is not None
+        record = finding.record
+        edit = Edit(record.owner.name, record.function, finding.arguments, finding.change)
+        for other in edits:
+            if replace(other, change=edit.change) == edit:
+                if other.change != finding.change:
+                    raise ConversionError(
+                        "convert: a layer must be padded in the same way wherever it is called, "
+                        f"got {finding.place}, which is called on maps that were padded "
+                        "differently; give the network a layer for each"
+                    )
+                break
+        else:
+            edits.append(edit)
+    return edits
+
+
+def edits_by_module(findings: Findings) -> dict[str, list[Edit]]:
+    """Changes that give maps another size, on which what follows depends.
+
+    Args:
+        findings: What is known about the network.
+
+    Returns:
+        The edits of each module, by its name.
+    """
+    edits: dict[str, list[Edit]] = {}
+    for edit in _edits([f for f in findings.calls if f.geometry]):
+        edits.setdefault(edit.module, []).append(edit)
+    return edits
+
+
+def _finest_site(placement: Placement, findings: Findings) -> tuple[Site, Edit | None]:
+    """Let a window that is all that reads the tensor choose where it reads from, in one copy."""
+    cut, graph = placement.cut, findings.graph
+    value, strides = cut.value, placement.strides
+    if len(value.users) != 1 or value in values_in(graph.output) or not cut.form.is_standard:
+        return cut.site, None
+    record = graph.calls[value.users[0]]
+    finding = next((f for f in findings.calls if f.record is record), None)
+    owner, given = record.owner, record.args[0] if record.args else None
+    if finding is None or record.function not in _WINDOWS or given is not value:
+        return cut.site, None
+    arguments = plain_values(bind(record.function, record.args, record.kwargs))
+    change, zeros = finding.change, (0,) * len(strides)
+    if change is None and not any(leaves_of(arguments.get("padding", 0))):
+        change = CircularWindow(zeros, zeros, zeros)  # else a border that is kept
+    number = sum(n for (name, _), n in owner.counts.items() if name == record.function)
+    once = graph.is_called_once(owner.name) and number == 1
+    pairs = enumerate(cut.form.steps)
+    steps = tuple(int(finding.periods.get(axis, step) / step) for axis, step in pairs)
+    if finding.is_unknown or not isinstance(change, CircularWindow) or not once or steps != strides:
+        return cut.site, None
+    edit = Edit(owner.name, record.function, arguments, change)
+    return Site("window", owner.name, (), record.function), edit
+
+
+def _moved_outputs(
+    forms: Sequence[MapForm | None], placements: Sequence[Placement]
+) -> tuple[MovedOutput, ...]:
+    """Output maps that shall lie where the content of the input lies."""
+    moved = []
+    for index, form in enumerate(forms if placements else ()):
+        scales = None if form is None else _scales(form, placements)
+        if form is not None and scales is not None:
+            moved.append(MovedOutput(index, form.dims, scales))
+    return tuple(moved)
+
+
+def _output_form(
+    value: Value, findings: Findings, placements: Sequence[Placement]
+) -> MapForm | None:
+    """How an output holds a map, if it does."""
+    sizes = tuple(findings.spans.values())
+    form = map_form(findings.layout(value), len(sizes))
+    if form is not None:
+        return form if len(form.dims) == len(sizes) else None
+    settled = bool(placements) and placements[-1].is_full and value.birth >= 0
+    dims = map_dims(value.shape, sizes)  # what is behind has no layout any more
+    if findings.moves(value) or not settled or dims is None:
+        return None
+    ratios = {Fraction(value.shape[d], size) for d, size in zip(dims, sizes, strict=True)}
+    if len(ratios) != 1 or min(ratios).denominator != 1:
+        return None
+    return MapForm(dims, tuple(value.shape[d] for d in dims), (1 / min(ratios),) * len(sizes))
+
+
+def _scales(form: MapForm, placements: Sequence[Placement]) -> tuple[tuple[int, ...], ...] | None:
+    """Pixels of an output per position of each aligned tensor; None if that is no whole one."""
+    scales = [
+        tuple(a / b for a, b in zip(placement.cut.form.steps, form.steps, strict=True))
+        for placement in placements
+    ]
+    if any(value.denominator != 1 for scale in scales for value in scale):
+        return None
+    return tuple(tuple(map(int, scale)) for scale in scales)
+
+
+def make_plan(
+    model: nn.Module,
+    size: Sequence[int],
+    decided: Decided,
+    *,
+    least_size: Sequence[int] | None,
+    accepted: Sequence[str],
+    notes: Sequence[str],
+    selector: str,
+) -> ConversionPlan:
+    """Put a plan together.
+
+    Args:
+        model: The network.
+        size: Spatial sizes of the example.
+        decided: What is done to it.
+        least_size: The smallest sizes that the plan holds for; None if for this size only.
+        accepted: Modules that passed a trial.
+        notes: What else is to be known.
+        selector: What scores the phases.
+
+    Returns:
+        The plan.
+    """
+    done = {key: value for key, value in vars(decided).items() if key != "forms"}
+    return ConversionPlan(
+        **done,
+        model=type(model).__qualname__,
+        size=tuple(size),
+        any_size=least_size is not None,
+        least_size=tuple(size if least_size is None else least_size),
+        accepted=tuple(accepted),
+        notes=tuple(notes),
+        selector=selector,
+        tensors=tensor_shapes(model),
+        fingerprint=fingerprint(model),
+    )
