@@ -95,7 +95,7 @@ BROKEN = {
     "stride without a choice": broken_layer(
         lambda: PolyphaseDownsample2d(2, FirstPhase()),
         "PolyphaseDownsample2d",
-        "the phase that FirstPhase chooses does not move with the content",
+        "stride 2 keeps one phase whatever the content",
     ),
     "blur pool": broken_layer(lambda: BlurPool2d(3), "BlurPool2d", NO_CHOICE),
     "reflecting filter": broken_layer(
@@ -138,30 +138,32 @@ BROKEN = {
     "ceil mode of an odd size": broken_layer(
         lambda: nn.MaxPool2d(2, 2, ceil_mode=True),
         "MaxPool2d",
-        "stride 2 on a map of 15 x 15, which it does not divide; "
-        "ceil_mode adds a window that hangs over the border",
+        "ceil_mode adds a window that hangs over the border; "
+        "stride 2 on a map of 15 x 15, which it does not divide",
         size=15,
     ),
     "too much padding": broken_layer(
         lambda: circular(4, 4, 3, padding=2),
         "Conv2d",
-        "reads a map of 16 x 16 that circular padding has made 18 x 18, and pads or pools it again",
-        "3",
+        "a window of 3 x 3 that gives 18 x 18 in the place of 16 x 16",
     ),
     "flatten": Broken(
         lambda: nn.Sequential(circular(2, 4), nn.ReLU(), nn.Flatten(), nn.Linear(1024, 3)),
-        "2",
-        "Flatten",
-        "flattens a map of 16 x 16, so that what follows sees each position",
+        "3",
+        "Linear",
+        "a linear layer across a map of 16 x 16, with weights of its own for each",
     ),
     "functional flatten": Broken(
         lambda: nn.Sequential(Applied(lambda x: x.flatten(1), 2), nn.Linear(1024, 3)),
-        "0",
-        "Applied",
-        "flattens a map of 16 x 16, so that what follows sees each position",
+        "1",
+        "Linear",
+        "a linear layer across a map of 16 x 16, with weights of its own for each",
     ),
     "position embedding": Broken(
-        lambda: Tokens(positions=True), "", "Tokens", "position embedding: pos_embed stays"
+        lambda: Tokens(positions=True),
+        "",
+        "Tokens",
+        "other values joined to the positions of a map",
     ),
     "position embedding of a map": broken_layer(
         lambda: Positions(), "Positions", "position embedding: 2.table stays where it is"
@@ -204,9 +206,7 @@ BROKEN = {
         "LayerNorm",
         "normalisation with weights of its own for each position",
     ),
-    "two branches": Broken(
-        Branches, "", "Branches", "two branches aligned differently: left moved by", size=8
-    ),
+    "two branches": Broken(Branches, "", "Branches", "two branches aligned differently", size=8),
     "space to depth": broken_layer(
         lambda: nn.Sequential(nn.PixelUnshuffle(2), circular(16, 4, 1)),
         "PixelUnshuffle",
@@ -226,25 +226,23 @@ BROKEN = {
         lambda: Mixer(16),
         "mix",
         "Linear",
-        "a linear layer across 16 positions, with weights of its own for each",
+        "a linear layer across a map of 4 x 4, with weights of its own for each",
     ),
     "linear across positions, to something unreadable": Broken(
         lambda: Mixer(29),
-        "",
-        "Mixer",
-        "a linear layer across 16 positions, with weights of its own for each",
+        "mix",
+        "Linear",
+        "a linear layer across a map of 4 x 4, with weights of its own for each",
     ),
     "randomness": broken_function(
-        lambda x: x + torch.randn_like(x), "its output differs for the same input"
+        lambda x: x + torch.randn_like(x), "random numbers of their own for each position"
     ),
     "windows": Broken(
         Swinlike,
         "block.1",
         "WindowAttention",
-        "attention in windows of 4 x 4, which stay where they are",
+        "windows or patches of 4 positions, which stay where they are",
     ),
-    "nothing known": broken_function(
-        lambda x: x.cumsum(3) / 16, "its output is no circular shift of what it was"
-    ),
+    "nothing known": broken_function(lambda x: x.cumsum(3) / 16, "an order of positions"),
 }
 """One entry per reason."""

@@ -8,13 +8,13 @@ from shiftproof.nn import GlobalMean
 
 
 def test_an_input_is_a_tensor():
-    with pytest.raises(TypeError, match="certify: example_input must be a tensor, got list"):
+    with pytest.raises(TypeError, match="certify: the images must be a tensor, got list"):
         certify(GlobalMean(), [1.0])
 
 
 @pytest.mark.parametrize("shape", [(3,), (8, 8), (1, 1, 2, 2, 2, 2), (0, 3, 8, 8)])
 def test_an_input_is_a_batch_of_maps(shape):
-    with pytest.raises(ValueError, match="certify: example_input must be"):
+    with pytest.raises(ValueError, match="certify: the images must be"):
         certify(GlobalMean(), torch.zeros(shape))
 
 

@@ -41,7 +41,7 @@ def test_a_u_shaped_network_is_equivariant():
 def test_control_upsampling_at_a_fixed_phase_is_not():
     certificate = certify(build(lambda: UNet(adaptive=False)), noise(2, 2, 16, 16))
     assert certificate.verdict == "not invariant"
-    assert certificate.blame.reason.startswith("two branches aligned differently: first moved by")
+    assert certificate.blame.reason.startswith("a phase that the map was not taken at")
     assert str(certificate).startswith("not equivariant")
 
 
@@ -49,8 +49,7 @@ def test_a_map_of_the_inputs_size_must_move_by_exactly_the_shift():
     certificate = certify(build(Aligned), noise(2, 2, 16, 16))
     assert certificate.verdict == "not invariant"
     assert certificate.blame[:2] == ("align", "AlignPhase2d")
-    assert certificate.blame.reason.startswith("its output moved by (")
-    assert certificate.blame.reason.endswith("where the input moved by (1, 0)")
+    assert certificate.blame.reason.startswith("its output lies where the phase was chosen")
 
 
 def test_a_smaller_map_may_move_by_any_circular_shift():

@@ -1,6 +1,7 @@
 """What a certification found, and how it reads."""
 
 import dataclasses
+import warnings
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -9,7 +10,7 @@ Kind = Literal["invariant", "equivariant", "mixed"]
 
 
 class Blame(NamedTuple):
-    """Where the orbit is lost.
+    """What does not follow a shift.
 
     Attributes:
         module: Qualified name of the module, empty for the model itself.
@@ -30,13 +31,19 @@ class Choice:
     """How clear a choice of a phase was.
 
     Attributes:
-        module: Qualified name of the ``SelectPhase`` module.
-        margin: Smallest difference seen between the best score and the second, relative to the
-            larger magnitude of the two; 0 for a tie.
+        module: Qualified name of the module that chose.
+        gap: Smallest difference seen between the best score and the second, relative to the larger
+            magnitude of the two; 0 for a tie.
     """
 
     module: str
-    margin: float
+    gap: float
+
+    @property
+    def margin(self) -> float:
+        """The old name of ``gap``."""
+        _warn_of("margin", "gap")
+        return self.gap
 
 
 @dataclass(frozen=True)
@@ -78,11 +85,10 @@ class Certificate:
             output is a table of logits.
         num_pairs: Number of pairs of an image and a shifted copy.
         shifts: The shifts, in pixels per axis.
-        choices: One entry per ``SelectPhase`` module that was run.
-        blame: The first module whose inputs are circular shifts of what they were and whose output
-            is not; None for an invariant model, or where none was found.
-        suspects: All modules at which the orbit is lost, in order of execution, at most ten; later
-            ones were found with shifts that pass the earlier ones.
+        choices: One entry per module that chose a phase.
+        blame: The first module that does not pass on a shift which changed the output; None for an
+            invariant model, or where none is known.
+        suspects: All modules that do not pass on every shift, in order of execution, at most ten.
         notes: What else a reader must know.
     """
 
@@ -99,9 +105,20 @@ class Certificate:
     notes: tuple[str, ...] = ()
 
     @property
-    def smallest_margin(self) -> Choice | None:
+    def is_invariant(self) -> bool:
+        """Whether nothing but rounding changed, where it must not."""
+        return self.verdict != "not invariant"
+
+    @property
+    def smallest_gap(self) -> Choice | None:
         """The least clear of all choices, if there are any."""
-        return min(self.choices, key=lambda choice: choice.margin, default=None)
+        return min(self.choices, key=lambda choice: choice.gap, default=None)
+
+    @property
+    def smallest_margin(self) -> Choice | None:
+        """The old name of ``smallest_gap``."""
+        _warn_of("smallest_margin", "smallest_gap")
+        return self.smallest_gap
 
     def as_dict(self) -> dict[str, Any]:
         """The certificate as plain values.
@@ -146,11 +163,11 @@ class Certificate:
         ]
         if self.flipped is not None:
             lines.append(f"  predictions that change: {self.flipped} of {self.num_pairs}")
-        closest = self.smallest_margin
+        closest = self.smallest_gap
         if closest is not None:
             lines.append(
                 f"  {_count(len(self.choices), 'choice')} of a phase, the closest at "
-                f"{closest.module or 'the model itself'}: relative margin {closest.margin:.1e}"
+                f"{closest.module or 'the model itself'}: relative gap {closest.gap:.1e}"
             )
         if self.blame is not None:
             lines.append(f"  blame: {self.blame}")
@@ -161,3 +178,7 @@ class Certificate:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _warn_of(old: str, new: str) -> None:
+    warnings.warn(f"{old} is now called {new}", DeprecationWarning, stacklevel=3)

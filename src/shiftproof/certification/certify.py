@@ -1,22 +1,19 @@
 """One call that says whether a model is shift invariant, and if not, which layer breaks it."""
 
-import copy
-import itertools
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from shiftproof.analysis import ConversionError
+from shiftproof.analysis.capture import copied
+from shiftproof.analysis.graph import check_images, in_precision_of
 from shiftproof.certification.blame import find_suspects
 from shiftproof.certification.certificate import Blame, Certificate, Choice, Verdict
 from shiftproof.certification.measurement import Run, require_response, run_pairs
-from shiftproof.certification.shifts import default_shifts, doubling_shifts, given_shifts
-from shiftproof.nn import SelectPhase1d, SelectPhase2d, SelectPhase3d
+from shiftproof.certification.shifts import default_shifts, given_shifts
 from shiftproof.ops import circular_shift
-
-_SELECTS = (SelectPhase1d, SelectPhase2d, SelectPhase3d)
 
 _MODEL_ERRORS = (RuntimeError, TypeError, ValueError, NotImplementedError, AttributeError)
 """What models raise when they are given a precision or a batch that they do not expect."""
@@ -68,7 +65,7 @@ def certify(
         >>> certificate.verdict, str(certificate.blame)
         ('not invariant', '0 (Conv2d): stride 2 keeps phase 0 whatever the content')
     """
-    _check_input(example_input)
+    check_images("certify", example_input)
     sizes = example_input.shape[2:]
     chosen = default_shifts(sizes) if shifts is None else given_shifts(shifts, len(sizes))
     if all(torch.equal(circular_shift(example_input, shift), example_input) for shift in chosen):
@@ -76,17 +73,15 @@ def certify(
             "certify: some shift must change example_input, got one that looks the same under all "
             "of them; pass random or real images"
         )
-    images = _own_precision(model, example_input)
-    margins: dict[str, float] = {}
+    images = in_precision_of(model, example_input)
+    gaps: dict[str, float] = {}
     subject = _copy(model)
-    with _watch_choices(subject, margins):
-        own = run_pairs(subject, images, chosen)
+    own = run_pairs(subject, images, chosen, gaps)
     require_response(subject, images)
     notes: list[str] = []
     reference = own if own.dtype == torch.float64 else None
     if reference is None:
-        with _watch_choices(subject, margins):
-            reference = _in_float64(subject, images, chosen, notes)
+        reference = _in_float64(subject, images, chosen, gaps, notes)
     _compare_runs(own, reference, notes)
     _warn_of_zeros(model, notes)
     failed = next((run for run in (reference, own) if run and not run.measurement.passed), None)
@@ -104,83 +99,53 @@ def certify(
         flipped=None if own.flipped is None else int(own.flipped.sum()),
         num_pairs=own.deviations.numel(),
         shifts=chosen,
-        choices=tuple(Choice(name, margin) for name, margin in margins.items()),
+        choices=tuple(Choice(name, gap) for name, gap in gaps.items()),
         blame=blame,
         suspects=suspects,
         notes=tuple(notes),
     )
 
 
-def _check_input(example_input: Tensor) -> None:
-    if not isinstance(example_input, Tensor):
-        raise TypeError(
-            f"certify: example_input must be a tensor, got {type(example_input).__name__}; "
-            "pass images of shape (N, C, *spatial)"
-        )
-    if not 3 <= example_input.ndim <= 5 or example_input.numel() == 0:
-        raise ValueError(
-            "certify: example_input must be (N, C, *spatial) with 1 to 3 spatial axes and at least "
-            f"one image, got shape {tuple(example_input.shape)}; add the missing axes with "
-            "unsqueeze"
-        )
+def assert_invariant(
+    model: Callable[[Tensor], Any],
+    example_input: Tensor,
+    *,
+    shifts: Sequence[Sequence[int]] | Tensor | None = None,
+) -> Certificate:
+    """Certify a model in a test, and fail with the certificate if a shift changes its output.
 
+    Args:
+        model: From images to tensors, as for ``certify``.
+        example_input: Images, ``(N, C, *spatial)``.
+        shifts: Circular shifts in pixels; the default ones if None.
 
-def _own_precision(model: Callable[[Tensor], Any], example_input: Tensor) -> Tensor:
-    """The images in the model's precision, on its device."""
-    images = example_input.detach()
-    if not isinstance(model, nn.Module):
-        return images
-    tensors = itertools.chain(model.parameters(), model.buffers())
-    first = next((value for value in tensors if value.is_floating_point()), images)
-    return images.to(first.device, first.dtype if images.is_floating_point() else None)
+    Returns:
+        The certificate.
+
+    Raises:
+        AssertionError: If the model is neither invariant nor equivariant.
+
+    Examples:
+        >>> assert_invariant(nn.AdaptiveAvgPool2d(1), torch.randn(2, 1, 8, 8)).is_invariant
+        True
+    """
+    certificate = certify(model, example_input, shifts=shifts)
+    if not certificate.is_invariant:
+        raise AssertionError(f"assert_invariant: {certificate}")
+    return certificate
 
 
 def _copy(model: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
-    if not isinstance(model, nn.Module):
-        return model
-    try:
-        # What torch.compile wraps; hooks and other precisions would compile it again and again.
-        original = getattr(model, "_orig_mod", model)
-        return copy.deepcopy(original).eval()
-    except Exception as error:
-        raise ValueError(
-            "certify: a module must survive copy.deepcopy, because a copy of it is measured, got "
-            f"{type(error).__name__}: {error}; pass a function that calls it"
-        ) from error
-
-
-@contextmanager
-def _watch_choices(model: Callable[[Tensor], Any], margins: dict[str, float]) -> Iterator[None]:
-    """Note the smallest margin of every choice of a phase."""
-    handles = []
-
-    def watch(name: str) -> Callable[..., None]:
-        def note(module: Any, args: tuple[Tensor, ...], result: Tensor) -> None:
-            scores = module.selector(args[0], module.stride)
-            if scores.shape[1] < 2:
-                return
-            best, second = scores.double().topk(2, dim=1).values.unbind(1)
-            scale = torch.maximum(best.abs(), second.abs())
-            margin = ((best - second) / scale).nan_to_num(nan=0.0).min().item()
-            margins[name] = min(margin, margins.get(name, margin))
-
-        return note
-
-    if isinstance(model, nn.Module):
-        for name, module in model.named_modules():
-            if isinstance(module, _SELECTS):
-                handles.append(module.register_forward_hook(watch(name)))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    # What torch.compile wraps; hooks and other precisions would compile it again and again.
+    original = getattr(model, "_orig_mod", model)
+    return copied(original, "certify").eval() if isinstance(original, nn.Module) else model
 
 
 def _in_float64(
     model: Callable[[Tensor], Any],
     images: Tensor,
     shifts: Sequence[Sequence[int]],
+    gaps: dict[str, float],
     notes: list[str],
 ) -> Run | None:
     """The same pairs in float64; a module is converted in place."""
@@ -194,7 +159,7 @@ def _in_float64(
         if isinstance(model, nn.Module):
             model.double()
         with torch.autocast(images.device.type, enabled=False):
-            return run_pairs(model, images.double(), shifts)
+            return run_pairs(model, images.double(), shifts, gaps)
     except _MODEL_ERRORS as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         notes.append(f"not measured in float64, which the model does not accept: {reason}")
@@ -240,30 +205,15 @@ def _verdict(own: Run, reference: Run | None) -> Verdict:
 
 
 def _investigate(
-    model: nn.Module,
-    images: Tensor,
-    shifts: Sequence[Sequence[int]],
-    failed: Run,
-    notes: list[str],
+    model: nn.Module, images: Tensor, shifts: Sequence[Sequence[int]], failed: Run, notes: list[str]
 ) -> tuple[Blame | None, tuple[Blame, ...]]:
     """Find who is to blame for the pairs that failed."""
-    failing = (failed.deviations > failed.tolerance).nonzero().tolist()
-    worst = divmod(int(failed.deviations.argmax()), len(images))
-    oblique = next((pair for pair in failing if all(shifts[pair[0]])), failing[0])
-    measured = list(dict.fromkeys([tuple(failing[0]), tuple(oblique), worst]))
-    pairs = [(image, tuple(shifts[index])) for index, image in measured]
-    further = [(worst[1], shift) for shift in doubling_shifts(images.shape[2:])]
-    further.append((worst[1], (0,) * len(shifts[0])))
-    pairs += [pair for pair in further if pair not in pairs]
-    rows = images[[image for image, _ in pairs]]
+    failing = (failed.deviations > failed.tolerance).any(1).nonzero().flatten().tolist()
     try:
-        blame, suspects = find_suspects(
-            model, rows, [shift for _, shift in pairs], failed.tolerance, len(measured)
-        )
-    except _MODEL_ERRORS as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        notes.append(f"nobody is blamed, because the model cannot be traced: {reason}")
+        blame, suspects = find_suspects(model, images, [shifts[index] for index in failing])
+    except ConversionError as error:
+        notes.append(f"nobody is blamed, because the model cannot be followed: {error}")
         return None, ()
     if blame is None:
-        notes.append("nobody is blamed, because no module was seen to lose the orbit")
+        notes.append("nobody is blamed, because every call is known to pass these shifts on")
     return blame, suspects

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from shiftproof import ops
+from shiftproof.analysis.graph import tensors_in
 from shiftproof.certification.certificate import Kind, Measurement
-from shiftproof.certification.outputs import as_map, classes, deviations, tensors_in
+from shiftproof.certification.outputs import as_map, classes, deviations
 from shiftproof.ops import circular_shift
 
-ROUNDING = {
-    torch.float64: 1e-9,
-    torch.float32: 1e-3,
-    torch.float16: 3e-2,
-    torch.bfloat16: 0.25,
-}
+ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 0.25}
 """Deviations, in standard deviations of the output, that count as rounding.
 
 Sums of thousands of products, taken in another order, differ by 1e-13 in float64 and 3e-5 in
@@ -31,12 +28,34 @@ and only float64 can tell the truth.
 """
 
 
-class _NarrowingWatch(TorchFunctionMode):
-    """Notices a function that turns float64 into something narrower."""
+class _Watch(TorchFunctionMode):
+    """Notices how clear choices of a phase are, and what turns float64 into something narrower.
 
-    def __init__(self) -> None:
+    Args:
+        model: The model.
+        gaps: Smallest gap of each choice so far, by the name of the module that chose.
+    """
+
+    def __init__(self, model: Callable[[Tensor], Any], gaps: dict[str, float]) -> None:
         super().__init__()
         self.narrowest: torch.dtype | None = None
+        self.gaps = gaps
+        self._inside: list[str] = []
+        self._handles = []
+        for name, module in model.named_modules() if isinstance(model, nn.Module) else ():
+            if isinstance(module, torch.jit.ScriptModule):  # which takes no hooks
+                continue
+            enter, leave = self._hooks(name)
+            self._handles.append(module.register_forward_pre_hook(enter, prepend=True))
+            self._handles.append(module.register_forward_hook(leave, always_call=True))
+
+    def _hooks(self, name: str) -> tuple[Callable[..., None], Callable[..., None]]:
+        return lambda *_: self._inside.append(name), lambda *_: self._inside.remove(name)
+
+    def close(self) -> None:
+        """Remove the hooks."""
+        for handle in self._handles:
+            handle.remove()
 
     def __torch_function__(
         self,
@@ -45,8 +64,11 @@ class _NarrowingWatch(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
+        """Call a function and look at what it does."""
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
+        if func is ops.select_phase:
+            self._note_gap(*args, **kwargs)
         if isinstance(result, Tensor) and result.dtype in ROUNDING:
             loss = ROUNDING[result.dtype]
             known = 0.0 if self.narrowest is None else ROUNDING[self.narrowest]
@@ -55,6 +77,17 @@ class _NarrowingWatch(TorchFunctionMode):
             ):
                 self.narrowest = result.dtype
         return result
+
+    def _note_gap(self, maps: Any, stride: Any, scores: Tensor | None = None) -> None:
+        if scores is None:
+            scores = ops.phase_scores(maps if isinstance(maps, Tensor) else maps[0], stride)
+        if scores.shape[1] < 2:
+            return
+        best, second = scores.double().topk(2, dim=1).values.unbind(1)
+        scale = torch.maximum(best.abs(), second.abs())
+        gap = ((best - second) / scale).nan_to_num(nan=0.0).min().item()
+        name = self._inside[-1] if self._inside else ""
+        self.gaps[name] = min(gap, self.gaps.get(name, gap))
 
 
 @dataclass(frozen=True)
@@ -96,7 +129,10 @@ def _kind(outputs: Sequence[Tensor], sizes: Sequence[int]) -> Kind:
 
 
 def run_pairs(
-    model: Callable[[Tensor], Any], images: Tensor, shifts: Sequence[Sequence[int]]
+    model: Callable[[Tensor], Any],
+    images: Tensor,
+    shifts: Sequence[Sequence[int]],
+    gaps: dict[str, float],
 ) -> Run:
     """Compare a model's outputs for images and for their shifted copies.
 
@@ -104,6 +140,7 @@ def run_pairs(
         model: The model, in eval mode.
         images: Its input, ``(N, C, *spatial)``.
         shifts: Circular shifts, in pixels per axis.
+        gaps: Takes the smallest gap of each choice of a phase.
 
     Returns:
         The comparison.
@@ -113,13 +150,12 @@ def run_pairs(
         ValueError: If an output is not finite, or its shape depends on the shift.
     """
     sizes = images.shape[2:]
-    watch = _NarrowingWatch()
-    with torch.no_grad():
-        with watch if images.dtype == torch.float64 else nullcontext():
-            result = model(images.clone())  # which it may overwrite, as it may its own outputs
+    watch = _Watch(model, gaps)
+    with torch.no_grad(), contextlib.closing(watch), watch:
+        result = model(images.clone())  # which it may overwrite, as it may its own outputs
         before = [output.detach().clone() for output in tensors_in(result)]
         _check_outputs(before, result)
-        narrowest = watch.narrowest
+        narrowest = watch.narrowest if images.dtype == torch.float64 else None
         tolerance = ROUNDING.get(narrowest or images.dtype, ROUNDING[torch.float32])
         rows, flips = [], []
         predicted = classes(before)

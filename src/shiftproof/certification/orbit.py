@@ -103,10 +103,7 @@ class _Search:
 
 
 def closest_shift(
-    before: Tensor,
-    after: Tensor,
-    tolerance: Tensor,
-    hints: Iterable[Tensor] = (),
+    before: Tensor, after: Tensor, tolerance: Tensor, hints: Iterable[Tensor] = ()
 ) -> tuple[Tensor, Tensor]:
     """Find the circular shift that brings each sample closest to another map.
 

@@ -1,51 +1,27 @@
 """What a model returns, and how far it is from what a shifted input should give."""
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from shiftproof.analysis.outputs import map_dims
 from shiftproof.certification.orbit import closest_shift, largest_difference, widened
 from shiftproof.ops import circular_shift
 
 
-def tensors_in(value: Any) -> Iterator[Tensor]:
-    """Find the tensors in what a model takes or returns.
-
-    Args:
-        value: A tensor, or dicts, lists and tuples of them; anything else holds none.
-
-    Yields:
-        The tensors, in order.
-    """
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for part in value.values():
-            yield from tensors_in(part)
-    elif isinstance(value, (list, tuple)):
-        for part in value:
-            yield from tensors_in(part)
-
-
 def as_map(output: Tensor, sizes: Sequence[int]) -> Tensor | None:
-    """Read an output as something that moves with the input.
+    """Read an output as something that moves with the input, see ``analysis.outputs.map_dims``.
 
     Args:
         output: A tensor that the model returned.
         sizes: Spatial sizes of the model's input.
 
     Returns:
-        The output as ``(N, C, *spatial)`` if it has the axes of the input and more than one pixel,
-        or, in 2-D and 3-D, is a label map ``(N, *spatial)`` of the input's size; else None.
+        The output as ``(N, C, *spatial)``, or None.
     """
-    if output.ndim == len(sizes) + 2 and math.prod(output.shape[2:]) > 1:
-        return output
-    if len(sizes) > 1 and tuple(output.shape[1:]) == tuple(sizes):
-        return output[:, None]
-    return None
+    dims = map_dims(output.shape, sizes)
+    return None if dims is None else output if dims[0] == 2 else output[:, None]
 
 
 def expected_shift(

@@ -70,15 +70,3 @@ def given_shifts(
         if not all(type(pixels) is int for pixels in row):
             raise TypeError(f"certify: shifts must be made of whole pixels, got {row}; round them")
     return tuple(tuple(row) for row in rows)
-
-
-def doubling_shifts(sizes: Sequence[int]) -> list[tuple[int, ...]]:
-    """Diagonal shifts by 1, 2, 4, ... pixels: each passes one more stride of two.
-
-    Args:
-        sizes: Spatial sizes of the images.
-
-    Returns:
-        At most six shifts below the smallest size.
-    """
-    return [(2**power,) * len(sizes) for power in range(6) if 2**power < min(sizes)]
