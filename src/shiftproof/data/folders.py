@@ -90,7 +90,7 @@ def read_image(path: str, *, mode: str | None = None) -> Any:
 
 
 def default_max_unreadable(num_images: int) -> int:
-    """How many broken files to put up with: one in a hundred, rounded up.
+    """How many broken files are tolerated: one in a hundred, rounded up.
 
     Args:
         num_images: Images in the data set.

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 
 def run_command(function: Callable[[], int]) -> int:
-    """Run a command; what a user can mend becomes one line and status 1.
+    """Run a command; what a user can fix becomes one line and status 1.
 
     Args:
         function: The command; returns its exit status.

@@ -1,4 +1,4 @@
-"""Starting the processes of one node, passing signals on to them, and hearing of their failures."""
+"""Starting the processes of one node, passing signals on to them, noticing their failures."""
 
 import contextlib
 import multiprocessing
