@@ -24,6 +24,7 @@ import torch
 from benchmarks.bars import verdicts
 from benchmarks.entries_conversion import conversion_entries
 from benchmarks.entries_models import model_entries
+from benchmarks.entries_motion import motion_entries
 from benchmarks.entries_ops import growth_entries, op_entries
 from benchmarks.entries_training import training_entries
 from benchmarks.entry import Entry, Setup
@@ -39,7 +40,8 @@ from shiftproof.training.allocator import keep_freed_memory
 
 def suite(setup: Setup) -> list[Entry]:
     """All entries, in the order of the page."""
-    makers = (op_entries, growth_entries, model_entries, conversion_entries, training_entries)
+    makers = (op_entries, growth_entries, model_entries, conversion_entries)
+    makers = (*makers, motion_entries, training_entries)
     return [entry for make in makers for entry in make(setup)]
 
 

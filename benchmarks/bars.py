@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from benchmarks.entries_conversion import CIRCULAR, CONVERTED
+from benchmarks.entries_motion import NETWORK, OFFSET, OFFSET_COMPILED, WHOLE
 from benchmarks.entries_training import DEFAULT, NAME
 from benchmarks.maps import FORMATS
 from benchmarks.measured import Measured, Report, Spread
@@ -83,6 +84,10 @@ def _bars() -> Iterator[Bar]:
         what = f"converted resnet50 / original with circular padding, forward, {layout}"
         entry = f"conversion/resnet50/forward_{layout}"
         yield Bar(what, entry, CONVERTED, CIRCULAR, 1.05)
+    yield Bar("offset of a grid lock / resnet18, forward", "motion/offset", OFFSET, NETWORK, 0.05)
+    what = "offset of a grid lock, compiled / resnet18, forward"
+    yield Bar(what, "motion/offset", OFFSET_COMPILED, NETWORK, 0.03)
+    yield Bar("move by whole pixels / floor", "motion/move", WHOLE, FLOOR, 2.5)
     exact, naive = "resnet18_pa", "resnet18_pa, naive scores"
     what = "exact / naive scores in resnet18_pa, forward"
     yield Bar(what, "models/resnet18/forward", exact, naive, 1.02)

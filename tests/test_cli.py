@@ -131,6 +131,19 @@ def test_a_network_is_converted_and_exported(monkeypatch, capsys, tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_network_is_locked_and_exported(monkeypatch, capsys, tmp_path):
+    path = tmp_path / "locked.pt2"
+    options = ["--size", 32, "--margin", 4, "--export", path]
+    assert start(monkeypatch, "lock", "cifar_resnet20", *options) == 0
+    output = capsys.readouterr().out
+    assert "locked to the content modulo 4x4 pixels (found by analysis)" in output
+    program = torch.export.load(path).module()
+    assert program(torch.rand(3, 3, 36, 36)).shape == (3, 10)
+    assert list(tmp_path.iterdir()) == [path]
+    assert start(monkeypatch, "lock", "cifar_resnet20", "--size", 32, "--margin", 3) == 1
+    assert "margin must be an even number" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

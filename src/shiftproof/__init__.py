@@ -1,6 +1,6 @@
 """Convolutional networks that are exactly shift invariant."""
 
-from shiftproof import metrics, models, nn, ops
+from shiftproof import metrics, models, motion, nn, ops
 from shiftproof.certification import Certificate, assert_invariant, certify
 from shiftproof.conversion import (
     Conversion,
@@ -11,6 +11,7 @@ from shiftproof.conversion import (
     recalibrate,
 )
 from shiftproof.models import create_model, list_models, load_published, valid_sizes
+from shiftproof.motion import LockedModel, lock_grid
 
 __version__ = "0.1.0"
 
@@ -19,6 +20,7 @@ __all__ = [
     "Conversion",
     "ConversionError",
     "ConversionPlan",
+    "LockedModel",
     "apply_plan",
     "assert_invariant",
     "certify",
@@ -26,8 +28,10 @@ __all__ = [
     "create_model",
     "list_models",
     "load_published",
+    "lock_grid",
     "metrics",
     "models",
+    "motion",
     "nn",
     "ops",
     "recalibrate",

@@ -80,26 +80,52 @@ def _certify(args: argparse.Namespace) -> int:
     return int(certificate.verdict == "not invariant")
 
 
-def _convert(args: argparse.Namespace) -> int:
+def _check_export(name: str, path: Path | None) -> None:
+    if path is not None and not path.absolute().parent.is_dir():
+        raise RuntimeError(
+            f"shiftproof {name}: the folder of --export must exist, got {path}; create it"
+        )
+
+
+def _export(model: Any, images: Any, path: Path | None) -> None:
+    """Write an exported program that takes any batch; nothing half-written stays."""
     import torch
 
-    if args.export is not None and not args.export.absolute().parent.is_dir():
-        raise RuntimeError(
-            f"shiftproof convert: the folder of --export must exist, got {args.export}; create it"
-        )
+    if path is None:
+        return
+    batch: Any = {0: torch.export.Dim("batch")}
+    shapes = ((batch,),) if isinstance(model, shiftproof.LockedModel) else (batch,)  # *args
+    program = torch.export.export(model, (images,), dynamic_shapes=shapes)
+    partial = path.with_stem(f"{path.stem}.partial")
+    torch.export.save(program, partial)
+    partial.replace(path)
+    print(f"exported program: {path}")
+
+
+def _convert(args: argparse.Namespace) -> int:
+    _check_export("convert", args.export)
     model, images = _model_and_images(args)
     conversion = shiftproof.convert(model, images, padding=args.padding)
     print(conversion.summary)
     certificate = shiftproof.certify(conversion.model, images)
     print(certificate)
-    if args.export is not None:
-        batch = {0: torch.export.Dim("batch")}
-        program = torch.export.export(conversion.model, (images,), dynamic_shapes=(batch,))
-        partial = args.export.with_stem(f"{args.export.stem}.partial")
-        torch.export.save(program, partial)
-        partial.replace(args.export)
-        print(f"exported program: {args.export}")
+    _export(conversion.model, images, args.export)
     return int(certificate.verdict == "not invariant")
+
+
+def _lock(args: argparse.Namespace) -> int:
+    import torch
+
+    _check_export("lock", args.export)
+    model, images = _model_and_images(args)
+    locked = shiftproof.lock_grid(
+        model, images, stride=args.stride, margin=args.margin, padding_mode=args.padding
+    )
+    print(locked.summary)
+    pairs = zip(images.shape[2:], locked.summary.margin, strict=True)
+    larger = [size + margin for size, margin in pairs]
+    _export(locked, torch.rand(*images.shape[:2], *larger), args.export)
+    return 0
 
 
 def _add_network(command: argparse.ArgumentParser) -> None:
@@ -144,6 +170,24 @@ def parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--export", type=Path, metavar="FILE.pt2", help="where to export it to")
     command.set_defaults(run=_convert)
+    command = commands.add_parser(
+        "lock",
+        help="put a lock in front of a network, so that it flickers less while the camera moves",
+        description="Find the total stride of a network and lock its images to their content.",
+    )
+    _add_network(command)
+    command.add_argument("--stride", type=int, help="total stride; found if not given")
+    command.add_argument(
+        "--margin", type=int, default=0, help="pixels by which images are larger than --size, even"
+    )
+    command.add_argument(
+        "--padding",
+        choices=("reflect", "replicate", "zeros", "circular"),
+        default="reflect",
+        help="what is shown beyond the edge",
+    )
+    command.add_argument("--export", type=Path, metavar="FILE.pt2", help="where to export it to")
+    command.set_defaults(run=_lock)
     return top
 
 

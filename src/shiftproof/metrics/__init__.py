@@ -12,6 +12,7 @@ from shiftproof.metrics.consistency import (
     worst_shift_accuracy,
 )
 from shiftproof.metrics.intervals import rate, wilson_interval
+from shiftproof.metrics.jitter import flip_rate, jitter
 from shiftproof.metrics.protocols import (
     PROTOCOLS,
     CircularShifts,
@@ -30,6 +31,8 @@ __all__ = [
     "accuracy_over_shifts",
     "agreement",
     "consistency",
+    "flip_rate",
+    "jitter",
     "protocol",
     "rate",
     "topk_correct",

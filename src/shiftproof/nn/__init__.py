@@ -12,6 +12,7 @@ from shiftproof.nn.downsample import (
     SelectPhase2d,
     SelectPhase3d,
 )
+from shiftproof.nn.grid import BandLimited, GridLock1d, GridLock2d, GridLock3d, WholePixels
 from shiftproof.nn.lowpass import (
     BlurPool1d,
     BlurPool2d,
@@ -21,6 +22,7 @@ from shiftproof.nn.lowpass import (
     LowPass3d,
 )
 from shiftproof.nn.pool import GlobalMean, MaxPool2d
+from shiftproof.nn.salience import CornerStrength, DifferenceOfGaussians, Energy, Tapered
 from shiftproof.nn.selectors import FirstPhase, LargestNorm, LargestValue, SmallestNorm
 from shiftproof.nn.upsample import PolyphaseUpsample1d, PolyphaseUpsample2d, PolyphaseUpsample3d
 
@@ -28,12 +30,19 @@ __all__ = [
     "AlignPhase1d",
     "AlignPhase2d",
     "AlignPhase3d",
+    "BandLimited",
     "BlurPool1d",
     "BlurPool2d",
     "BlurPool3d",
     "Conv2d",
+    "CornerStrength",
+    "DifferenceOfGaussians",
+    "Energy",
     "FirstPhase",
     "GlobalMean",
+    "GridLock1d",
+    "GridLock2d",
+    "GridLock3d",
     "LargestNorm",
     "LargestValue",
     "LowPass1d",
@@ -50,4 +59,6 @@ __all__ = [
     "SelectPhase2d",
     "SelectPhase3d",
     "SmallestNorm",
+    "Tapered",
+    "WholePixels",
 ]

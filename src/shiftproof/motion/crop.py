@@ -1,0 +1,232 @@
+"""A central crop whose place the content fixes: in the place of Resize and CenterCrop."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from shiftproof.extras import require
+from shiftproof.nn.grid import locate_grid
+from shiftproof.ops.phases import per_axis
+from shiftproof.ops.resample import KERNELS, Kernel, resample
+
+
+class LockedCrop(nn.Module):
+    """Resize and CenterCrop in one resampling, with the window where the content fixes the grid.
+
+    The frame is scaled so that its shorter side has ``resize_size`` pixels, and a window of
+    ``size`` is cut from it, at most half a stride from the middle, at a fraction of a pixel.  Frame
+    and window meet in one antialiased resampling, so that nothing is softened that the plain
+    transform keeps.  Where the frame leaves no room for the window its edge is reflected.
+
+    Put it in the place of ``Resize(resize_size)`` and ``CenterCrop(size)`` of torchvision, see
+    ``locked``.
+
+    Args:
+        size: Height and width of the result in pixels, one number for both.
+        stride: Total stride of the network, in pixels of the result.
+        resize_size: Shorter side of the scaled frame, or its height and width; the size and one
+            stride if None.
+        interpolation: ``"bicubic"`` or ``"bilinear"``, both antialiased.
+        selector: What the content is, see ``locate_grid``.
+
+    Raises:
+        ValueError: If a size or stride is below 1, or the interpolation is another.
+
+    Equivariance:
+        Approximate: measured in docs/guide/motion.md.  Checked by ``tests/motion/test_crop.py``.
+
+    Examples:
+        >>> crop = LockedCrop(224, stride=32)
+        >>> crop(torch.rand(3, 300, 400)).shape
+        torch.Size([3, 224, 224])
+    """
+
+    def __init__(
+        self,
+        size: int | Sequence[int],
+        stride: int | Sequence[int],
+        *,
+        resize_size: int | Sequence[int] | None = None,
+        interpolation: Kernel = "bicubic",
+        selector: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        size = size[0] if not isinstance(size, int) and len(size) == 1 else size
+        self.size = per_axis("LockedCrop", size, 2)
+        self.stride = per_axis("LockedCrop", stride, 2)
+        if resize_size is None:
+            resize_size = min(self.size) + max(self.stride)
+        elif not isinstance(resize_size, int) and len(resize_size) == 1:
+            resize_size = resize_size[0]
+        self.resize_size: int | tuple[int, ...] = (
+            resize_size if isinstance(resize_size, int) else tuple(resize_size)
+        )
+        if interpolation not in KERNELS:
+            raise ValueError(
+                f"LockedCrop: interpolation must be one of {', '.join(KERNELS)}, got "
+                f"{interpolation!r}; both are antialiased"
+            )
+        self.interpolation: Kernel = interpolation
+        self.selector = selector
+
+    def offset(self, frame: Any) -> Tensor:
+        """By how much the window is moved from the middle, in pixels of the result.
+
+        Args:
+            frame: A PIL image, or tensor ``(..., C, H, W)``.
+
+        Returns:
+            ``(N, 2)`` pixels in (-S/2, S/2]; one row for a frame without batch axis.
+        """
+        x, _ = _as_batch(frame)
+        return self._place(x)[0]
+
+    def _place(self, x: Tensor) -> tuple[Tensor, Tensor, list[float]]:
+        """The offset, the corner of the window in the frame, and pixels of it per pixel."""
+        sizes = list(x.shape[2:])
+        if isinstance(self.resize_size, int):
+            step = [min(sizes) / self.resize_size] * 2
+        else:
+            step = [n / r for n, r in zip(sizes, self.resize_size, strict=True)]
+        # What is looked at: the window and a stride around it, as far as there is a frame.
+        view = [
+            min(count + period, int(n / s))
+            for count, period, n, s in zip(self.size, self.stride, sizes, step, strict=True)
+        ]
+        corner = torch.tensor([(n - v * s) / 2 for n, v, s in zip(sizes, view, step, strict=True)])
+        small = resample(x.mean(1, keepdim=True), corner.expand(len(x), 2), step, view, "bilinear")
+        inner = [(v - n) / 2 for v, n in zip(view, self.size, strict=True)]
+        place = locate_grid(small, self.stride, self.selector, origin=inner)
+        offset = place.offset.to(corner)
+        scale = torch.tensor(step, dtype=torch.float32)
+        middle = torch.tensor(
+            [(n - c * s) / 2 for n, c, s in zip(sizes, self.size, step, strict=True)]
+        )
+        return offset, middle + offset * scale, step
+
+    def forward(self, frame: Any) -> Any:
+        """Cut the window.
+
+        Args:
+            frame: A PIL image, or tensor ``(..., C, H, W)`` of any dtype.
+
+        Returns:
+            The window: a PIL image of the mode of the frame, or a tensor ``(..., C, *size)`` of its
+            dtype.
+
+        Raises:
+            TypeError: If the frame is neither.
+        """
+        x, restore = _as_batch(frame)
+        _, corner, step = self._place(x)
+        return restore(resample(x, corner, step, self.size, self.interpolation))
+
+    def extra_repr(self) -> str:
+        """Show the sizes."""
+        return (
+            f"size={self.size}, stride={self.stride}, resize_size={self.resize_size}, "
+            f"interpolation={self.interpolation!r}"
+        )
+
+
+def _as_batch(frame: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:
+    """A frame as a batch of floating-point images, and the way back."""
+    if isinstance(frame, Tensor):
+        if frame.ndim < 3:
+            raise ValueError(
+                f"LockedCrop: frames must be (..., C, H, W), got shape {tuple(frame.shape)}; add "
+                "the channel axis"
+            )
+        batch, dtype = frame.shape[:-3], frame.dtype
+        wide = frame if frame.is_floating_point() else frame.to(torch.float32)
+
+        def restore(x: Tensor) -> Tensor:
+            if not dtype.is_floating_point:
+                info = torch.iinfo(dtype)
+                x = x.round().clamp(info.min, info.max)
+            return x.to(dtype).reshape(*batch, *x.shape[1:])
+
+        return wide.reshape(-1, *frame.shape[-3:]), restore
+    image = require("PIL.Image", extra="train")
+    if not isinstance(frame, image.Image):
+        raise TypeError(
+            f"LockedCrop: a frame must be a PIL image or a tensor, got {type(frame).__name__}; "
+            "convert it"
+        )
+    numpy = require("numpy", extra="train")
+    if frame.mode not in ("L", "RGB", "RGBA", "CMYK", "YCbCr"):
+        raise ValueError(
+            f"LockedCrop: a PIL image must have bytes in its channels, got mode {frame.mode}; call "
+            "image.convert('RGB')"
+        )
+    pixels = torch.from_numpy(numpy.array(frame))
+    pixels = pixels.reshape(*pixels.shape[:2], -1).permute(2, 0, 1)[None].to(torch.float32)
+
+    def to_image(x: Tensor) -> Any:
+        found = x[0].round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0)
+        found = found[..., 0] if found.shape[-1] == 1 else found
+        return image.fromarray(found.contiguous().numpy(), mode=frame.mode)
+
+    return pixels, to_image
+
+
+def locked(transforms: Any, stride: int | Sequence[int], selector: nn.Module | None = None) -> Any:
+    """The transforms of a network, with a lock in the place of Resize and CenterCrop.
+
+    Args:
+        transforms: What ``weights.transforms()`` of torchvision gives for classification, or
+            ``timm.data.create_transform`` for evaluation, or any ``Compose`` in which a
+            ``CenterCrop`` follows a ``Resize``.
+        stride: Total stride of the network, in pixels.
+        selector: What the content is, see ``locate_grid``.
+
+    Returns:
+        Transforms that take what the given ones take and give what they give.
+
+    Raises:
+        ValueError: If there is no Resize that a CenterCrop follows.
+    """
+    compose = require("torchvision.transforms.v2", extra="train").Compose
+    if hasattr(transforms, "crop_size") and hasattr(transforms, "resize_size"):
+        return _Preset(transforms, _crop_of(transforms, transforms, stride, selector))
+    steps = list(getattr(transforms, "transforms", [transforms]))
+    for index, (first, second) in enumerate(itertools.pairwise(steps)):
+        if type(first).__name__ == "Resize" and type(second).__name__ == "CenterCrop":
+            crop = _crop_of(first, second, stride, selector)
+            return compose([*steps[:index], crop, *steps[index + 2 :]])
+    raise ValueError(
+        "locked: transforms must hold a Resize that a CenterCrop follows, got "
+        f"{' '.join(type(step).__name__ for step in steps)}; put motion.LockedCrop where the image "
+        "is cut"
+    )
+
+
+def _crop_of(resize: Any, crop: Any, stride: int | Sequence[int], selector: Any) -> LockedCrop:
+    size = getattr(crop, "crop_size", None) or crop.size
+    scaled = getattr(resize, "resize_size", None) or resize.size
+    mode = getattr(resize.interpolation, "value", resize.interpolation)
+    return LockedCrop(size, stride, resize_size=scaled, interpolation=mode, selector=selector)
+
+
+class _Preset(nn.Module):
+    """A preset of torchvision, whose frames are cut before, to the size that it cuts them to."""
+
+    def __init__(self, preset: nn.Module, crop: LockedCrop) -> None:
+        super().__init__()
+        self.crop = crop
+        self.preset = preset
+
+    def forward(self, frame: Any) -> Tensor:
+        """Cut the window, then convert and normalise it as the preset does."""
+        functional = require("torchvision.transforms.v2.functional", extra="train")
+        x = self.crop(frame)
+        if not isinstance(x, Tensor):
+            x = functional.pil_to_tensor(x)
+        x = functional.to_dtype(x, torch.float32, scale=True)
+        result: Tensor = functional.normalize(x, mean=self.preset.mean, std=self.preset.std)
+        return result

@@ -1,0 +1,207 @@
+"""Windows of images that start between pixels, and at another scale."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from shiftproof.ops.shift import crop_shift
+from shiftproof.ops.torus import exact_products, positions
+
+EdgeMode = Literal["reflect", "replicate", "zeros", "circular"]
+EDGE_MODES: tuple[EdgeMode, ...] = get_args(EdgeMode)
+Kernel = Literal["bilinear", "bicubic"]
+KERNELS: tuple[Kernel, ...] = get_args(Kernel)
+
+
+def check_edge_mode(operation: str, mode: str) -> None:
+    """Refuse an unknown way to go on beyond the edge.
+
+    Args:
+        operation: Name of the caller, for the error message.
+        mode: Name of the mode.
+
+    Raises:
+        ValueError: If it is not one of ``EDGE_MODES``.
+    """
+    if mode not in EDGE_MODES:
+        raise ValueError(
+            f"{operation}: padding_mode must be one of {', '.join(EDGE_MODES)}, got {mode!r}; "
+            "reflect invents least"
+        )
+
+
+def extended(x: Tensor, reach: Sequence[int], padding_mode: EdgeMode) -> Tensor:
+    """Images with a border on every side.
+
+    Args:
+        x: Images, ``(N, C, *spatial)``.
+        reach: Pixels on either side, per spatial axis.
+        padding_mode: What is there.
+
+    Returns:
+        The larger images.
+
+    Raises:
+        ValueError: If a border is as wide as the image, which has nothing to show there.
+    """
+    if not any(reach):
+        return x
+    if padding_mode in ("reflect", "circular") and any(
+        r >= n for r, n in zip(reach, x.shape[2:], strict=True)
+    ):
+        raise ValueError(
+            "grid lock: the image must be larger than what is shown beyond its edge, got "
+            f"{'x'.join(map(str, x.shape[2:]))} for {'x'.join(map(str, reach))} pixels; pass "
+            "larger images or padding_mode='replicate'"
+        )
+    widths = [width for pixels in reversed(reach) for width in (pixels, pixels)]
+    return F.pad(x, widths, "constant" if padding_mode == "zeros" else padding_mode)
+
+
+def kernel_weights(fraction: Tensor, taps: int, cutoff: float) -> Tensor:
+    """Weights of the pixels around a place between two of them: a windowed sinc.
+
+    ``sinc(c t) cos^2(pi t / taps)``, normalised to sum 1 for every fraction; a place on a pixel is
+    that pixel.
+
+    Args:
+        fraction: Distance from the pixel before, ``(...)`` in [0, 1).
+        taps: Even number of pixels.
+        cutoff: Where the response falls, as a share of the highest frequency that pixels can hold;
+            0 for linear interpolation.
+
+    Returns:
+        The weights, ``(..., taps)``; those of the pixels from ``1 - taps / 2`` on.
+    """
+    t = positions(taps, fraction) - (taps // 2 - 1) - fraction[..., None]
+    if cutoff:
+        weights = torch.sinc(cutoff * t) * torch.cos(math.pi * t / taps).square()
+    else:
+        weights = (1 - t.abs()).clamp_min(0)
+    weights = weights / weights.sum(-1, keepdim=True)
+    on_pixel = torch.where(t == 0, torch.ones_like(t), torch.zeros_like(t))
+    return torch.where(fraction[..., None] == 0, on_pixel, weights)
+
+
+def read_between(
+    x: Tensor,
+    start: Tensor,
+    size: Sequence[int],
+    *,
+    taps: int,
+    cutoff: float,
+    reach: Sequence[int],
+    padding_mode: EdgeMode,
+) -> Tensor:
+    """Cut windows that start between pixels.
+
+    Args:
+        x: Images, ``(N, C, *spatial)``.
+        start: First place of each window, ``(N, D)`` pixels.
+        size: Size of the windows.
+        taps: Pixels that every place is computed from, per axis.
+        cutoff: See ``kernel_weights``.
+        reach: How far the windows may leave the image, in whole pixels per axis.
+        padding_mode: What is beyond the edge.
+
+    Returns:
+        The windows, ``(N, C, *size)``.
+
+    Equivariance:
+        Approximate: the response of the kernel differs between fractions only close to the highest
+        frequency.  Checked by ``tests/ops/test_resample.py``.
+    """
+    before = taps // 2 - 1
+    borders = [width + taps // 2 for width in reach]
+    whole = start.floor()
+    wide = extended(x, borders, padding_mode)
+    first = whole.to(torch.int64) - before + torch.tensor(borders, device=x.device)
+    window = crop_shift(wide, first, [count + taps - 1 for count in size])
+    fraction = start - whole
+    n, channels = x.shape[:2]
+    dims = len(size)
+    result = window.reshape(1, n * channels, *window.shape[2:])
+    convolve = (F.conv1d, F.conv2d, F.conv3d)[dims - 1]
+    with exact_products(x):
+        for axis in range(dims):
+            weights = kernel_weights(fraction[:, axis], taps, cutoff).to(x.dtype)
+            shape = [taps if i == axis else 1 for i in range(dims)]
+            weights = weights[:, None].expand(n, channels, taps).reshape(n * channels, 1, *shape)
+            result = convolve(result, weights, groups=n * channels)
+    return result.reshape(n, channels, *size)
+
+
+def _cubic(t: Tensor) -> Tensor:
+    near = (1.5 * t - 2.5) * t.square() + 1
+    far = ((-0.5 * t + 2.5) * t - 4) * t + 2
+    return torch.where(t < 1, near, torch.where(t < 2, far, torch.zeros_like(t)))
+
+
+def _linear(t: Tensor) -> Tensor:
+    return (1 - t).clamp_min(0)
+
+
+_SHAPES: dict[Kernel, Callable[[Tensor], Tensor]] = {"bilinear": _linear, "bicubic": _cubic}
+_REACH: dict[Kernel, int] = {"bilinear": 1, "bicubic": 2}
+
+
+def _rows(size: int, start: Tensor, step: float, count: int, kernel: Kernel) -> tuple[Tensor, int]:
+    """Weights of the pixels of an axis for each place, ``(N, count, M)``, and the first of them.
+
+    What lies beyond the edge is reflected.
+    """
+    spread = max(step, 1.0)
+    places = start[:, None] + (positions(count, start) + 0.5) * step - 0.5
+    radius = math.ceil(_REACH[kernel] * spread)
+    base = places.floor() - radius
+    offsets = positions(2 * radius + 2, start)
+    taps = base[..., None] + offsets
+    weights = _SHAPES[kernel]((taps - places[..., None]).abs() / spread)
+    weights = weights / weights.sum(-1, keepdim=True)
+    index = torch.remainder(taps, 2 * size)
+    index = torch.minimum(index, 2 * size - 1 - index).to(torch.int64)
+    low, high = int(index.min()), int(index.max()) + 1
+    rows = start.new_zeros((*places.shape, high - low))
+    return rows.scatter_add_(-1, index - low, weights), low
+
+
+def resample(
+    x: Tensor, start: Tensor, step: Sequence[float], size: Sequence[int], kernel: Kernel
+) -> Tensor:
+    """Cut windows at another scale and between pixels, in one antialiased resampling.
+
+    Args:
+        x: Images, ``(N, C, H, W)``, of a floating-point dtype.
+        start: Upper left corner of each window, ``(N, 2)`` pixels of ``x`` from its corner.
+        step: Pixels of ``x`` per pixel of the result, per axis; above 1 the kernel is wider by as
+            much.
+        size: Size of the windows in pixels of the result.
+        kernel: ``"bilinear"`` or ``"bicubic"``.
+
+    Returns:
+        The windows, ``(N, C, *size)``; beyond the edge the image is reflected.
+
+    Raises:
+        ValueError: If the kernel is another.
+    """
+    if kernel not in KERNELS:
+        raise ValueError(
+            f"resample: kernel must be one of {', '.join(KERNELS)}, got {kernel!r}; bicubic keeps "
+            "more detail"
+        )
+    start = start.to(x)
+    with exact_products(x):
+        for axis in (0, 1):
+            rows, low = _rows(x.shape[2 + axis], start[:, axis], step[axis], size[axis], kernel)
+            part = x.narrow(2 + axis, low, rows.shape[-1])
+            if axis == 0:
+                x = torch.matmul(rows[:, None], part)
+            else:
+                x = torch.matmul(part, rows.mT[:, None])
+    return x

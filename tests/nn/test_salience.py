@@ -1,0 +1,87 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from shiftproof import nn
+from shiftproof.nn.salience import Smoother
+
+SELECTORS = [nn.CornerStrength(), nn.DifferenceOfGaussians(), nn.Energy(1), nn.Energy(2)]
+
+
+def images(*sizes: int) -> torch.Tensor:
+    return torch.rand(2, 3, *sizes, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("selector", SELECTORS)
+@pytest.mark.parametrize("sizes", [(32,), (24, 16), (8, 16, 8)])
+def test_scores_permute_with_the_components(selector, sizes) -> None:
+    x = images(*sizes)
+    shift = (1, 3, 2)[: len(sizes)]
+    dims = tuple(range(1, 1 + len(sizes)))
+    moved = x.roll(shift, [d + 1 for d in dims])
+    shape = (2, *[4] * len(sizes))
+    before, after = (selector(part, 4).reshape(shape) for part in (x, moved))
+    torch.testing.assert_close(after, before.roll(shift, dims))
+
+
+@pytest.mark.parametrize("selector", [nn.LargestNorm(), nn.SmallestNorm(), nn.LargestValue()])
+@pytest.mark.parametrize("taper", ["hann", "triangle", "tukey"])
+def test_a_taper_fits_every_selector(selector, taper) -> None:
+    x = images(32, 32)
+    tapered = nn.Tapered(selector, taper)
+    assert tapered(x, 4).shape == (2, 16)
+    assert not torch.equal(tapered(x, 4), selector(x, 4))
+    assert torch.equal(nn.Tapered(selector, "none")(x, 4), selector(x, 4))
+    assert taper in repr(tapered)
+
+
+def test_a_taper_keeps_the_choice_with_the_content() -> None:
+    x = F.interpolate(images(40, 40), (160, 160), mode="bicubic").expand(2, -1, -1, -1)
+    windows = [x[..., 16 : 16 + 96, s : s + 96] for s in range(16, 48)]
+
+    def kept(selector: torch.nn.Module) -> int:
+        phases = torch.stack([selector(window, 2).argmax(1) for window in windows])
+        columns = (phases % 2 + torch.arange(len(windows))[:, None]) % 2
+        return int((columns[1:] == columns[:-1]).sum())
+
+    assert kept(nn.Tapered(nn.LargestNorm())) > kept(nn.LargestNorm())
+
+
+def test_corners_are_where_corners_are() -> None:
+    x = torch.zeros(1, 1, 40, 40)
+    x[..., :21, :17] = 1.0
+    place = divmod(int(nn.CornerStrength().salience(x).argmax()), 40)
+    distances = [
+        max(abs(place[0] - y), abs(place[1] - x)) for y in (0, 20, 40) for x in (0, 16, 40)
+    ]
+    assert min(distances) <= 2
+    edges = nn.CornerStrength().salience(x)[0, 10, 17]
+    assert edges < 1e-3
+
+
+@pytest.mark.parametrize("selector", SELECTORS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_every_dtype(selector, dtype) -> None:
+    found = selector.salience(images(16, 16).to(dtype))
+    assert found.shape == (2, 16, 16)
+    assert found.isfinite().all()
+    assert found.dtype == torch.float32
+
+
+@pytest.mark.parametrize("selector", SELECTORS)
+def test_nothing_to_see(selector) -> None:
+    assert torch.equal(selector.salience(torch.zeros(1, 3, 8, 8)), torch.zeros(1, 8, 8))
+
+
+def test_smoothing_keeps_the_sum_and_slopes_have_none() -> None:
+    x = images(40, 48)[:, 0]
+    smooth = Smoother(wraps=True)
+    torch.testing.assert_close(smooth(x, 2.0).sum((1, 2)), x.sum((1, 2)))
+    assert smooth(x, 2.0, slope_axis=0).sum((1, 2)).abs().max() < 1e-9
+
+
+def test_an_order_that_is_none() -> None:
+    with pytest.raises(ValueError, match="order must be 1 or 2"):
+        nn.Energy(3)
+    with pytest.raises(ValueError, match="kind must be one of hann"):
+        nn.Tapered(None, "box")
