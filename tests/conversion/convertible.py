@@ -30,6 +30,19 @@ class Function(nn.Module):
         return self.function(x)
 
 
+class Parts(nn.Module):
+    """A network made of parts and a function of them."""
+
+    def __init__(self, function, **parts) -> None:
+        super().__init__()
+        for name, part in parts.items():
+            setattr(self, name, part)
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self, x)
+
+
 def body(*layers: nn.Module, channels: int = 8) -> nn.Module:
     return Head(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), *layers), channels)
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from convertible import Parts
 from torch import Tensor, nn
 
 from shiftproof.conversion import ConversionError, convert
@@ -36,19 +37,6 @@ def require_equivariant(model: nn.Module, x: Tensor, scale: int = 1) -> None:
             moved = model(x.roll(shift, (2, 3)))
             expected = before.roll([scale * amount for amount in shift], dims)
             torch.testing.assert_close(moved, expected, rtol=0, atol=1e-9)
-
-
-class Parts(nn.Module):
-    """A network made of parts and a function of them."""
-
-    def __init__(self, function, **parts) -> None:
-        super().__init__()
-        for name, part in parts.items():
-            setattr(self, name, part)
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(self, x)
 
 
 def converted(model: nn.Module, x: Tensor | None = None, **options) -> nn.Module:

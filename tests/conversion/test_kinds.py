@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from convertible import Parts
 from torch import Tensor, nn
 
 import shiftproof
@@ -22,19 +23,6 @@ SHIFTS = [(1, 0), (0, 1), (3, 6), (17, 30)]
 def images(size: int = 32, num: int = 2, dtype: torch.dtype = torch.float64) -> Tensor:
     generator = torch.Generator().manual_seed(3)
     return torch.randn(num, 3, size, size, generator=generator, dtype=dtype)
-
-
-class Parts(nn.Module):
-    """A network made of parts and a function of them."""
-
-    def __init__(self, function, **parts) -> None:
-        super().__init__()
-        for name, part in parts.items():
-            setattr(self, name, part)
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(self, x)
 
 
 class Strided(nn.Module):

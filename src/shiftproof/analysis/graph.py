@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
@@ -44,8 +44,8 @@ class CallRecord:
         args: Arguments, with values in the place of tensors.
         kwargs: Keyword arguments, likewise.
         result: What it gives, with values in the place of tensors.
-        number: How many calls of this function the forward pass of the owner has made before, those
-            of its children included.
+        number: How many calls of this function with a result of as many dimensions the forward pass
+            of the owner has made before, those of its children included.
         is_module: Whether it is a module that is known as a whole.
         in_place: Whether it returns the very tensor it was given, and has written to.
     """
@@ -223,3 +223,37 @@ def tensors_in(value: Any) -> list[Tensor]:
         The tensors, in order.
     """
     return [leaf for leaf in leaves_of(value) if isinstance(leaf, Tensor)]
+
+
+def exchanged(value: Any, old: Tensor, new: Tensor) -> Any:
+    """Nested values with one tensor in the place of another.
+
+    Args:
+        value: Nested values, such as the arguments of a model.
+        old: The tensor to be replaced, wherever it stands.
+        new: What takes its place.
+
+    Returns:
+        The same structure.
+    """
+    return map_nested(value, lambda leaf: new if leaf is old else leaf)
+
+
+def with_tensors(value: Any, tensors: Mapping[int, Tensor]) -> Any:
+    """What a model returned, with some of its tensors replaced.
+
+    Args:
+        value: Nested values.
+        tensors: The new ones, by position in ``tensors_in(value)``.
+
+    Returns:
+        The same structure; the very value where nothing is replaced.
+    """
+    if not tensors:
+        return value
+    position = iter(range(len(tensors_in(value))))
+
+    def replace(leaf: Any) -> Any:
+        return tensors.get(next(position), leaf) if isinstance(leaf, Tensor) else leaf
+
+    return map_nested(value, replace)

@@ -17,7 +17,7 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, Stateles
 from torch.utils._sympy.printers import PythonPrinter
 
 from shiftproof.analysis.capture import Tracer
-from shiftproof.analysis.graph import tensors_in
+from shiftproof.analysis.graph import exchanged, tensors_in
 
 _LONGEST = 60
 """Operations in the formula of a size, at most."""
@@ -68,8 +68,7 @@ def least_sizes(
         source=ConstantSource("images"),
         symbolic_context=StatelessSymbolicContext(dynamic_sizes=dynamic),
     )
-    given = tuple(fake if value is images else value for value in args)
-    named = {key: fake if value is images else value for key, value in kwargs.items()}
+    given, named = exchanged((args, dict(kwargs)), images, fake)
     symbols = [
         size.node.expr if isinstance(size, torch.SymInt) else None for size in fake.shape[2:]
     ]

@@ -259,7 +259,7 @@ class AlignInput:
 
 
 def move_back(
-    y: Tensor, dims: Sequence[int], offsets: Offsets, scales: dict[int, tuple[int, ...]]
+    y: Tensor, dims: Sequence[int], offsets: Offsets, scales: Sequence[tuple[int, ...]]
 ) -> Tensor:
     """Shift an output map back by what its input was shifted by.
 
@@ -267,7 +267,7 @@ def move_back(
         y: Output map, with samples in its first dimension.
         dims: Dimension of each spatial axis.
         offsets: First pixel of the phase that each alignment chose, ``(N, D)``.
-        scales: Pixels of ``y`` per position of the tensor that was aligned, per axis.
+        scales: Per alignment and axis, pixels of ``y`` per position of the aligned tensor.
 
     Returns:
         The map, where the content of the input is.
@@ -276,6 +276,6 @@ def move_back(
         Exact (bitwise): a circular shift of the input shifts the result by as much.  Checked by
         ``tests/conversion/test_convert.py``.
     """
-    factors = {index: torch.tensor(scale, device=y.device) for index, scale in scales.items()}
+    factors = {index: torch.tensor(scale, device=y.device) for index, scale in enumerate(scales)}
     shift = cast(Tensor, sum(offsets[index] * factor for index, factor in factors.items()))
     return shift_map(y, shift, dims, [y.shape[dim] for dim in dims])

@@ -9,11 +9,11 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from shiftproof.analysis.changes import CircularWindow, Edit, ExactMean, bind, functions_named
-from shiftproof.analysis.graph import map_nested, tensors_in
+from shiftproof.analysis.graph import tensors_in, with_tensors
 from shiftproof.conversion.alignment import (
     Aligner,
     AlignInput,
@@ -189,14 +189,7 @@ class EditedNetwork(EditedForward):
             result = super().__call__(*args, **kwargs)
             tensors = tensors_in(result) if self.outputs else []
             moved = {
-                output.index: move_back(
-                    tensors[output.index], output.dims, offsets, dict(enumerate(output.scales))
-                )
-                for output in self.outputs
+                o.index: move_back(tensors[o.index], o.dims, offsets, o.scales)
+                for o in self.outputs
             }
-        position = iter(range(len(tensors)))
-
-        def replace(leaf: Any) -> Any:
-            return moved.get(next(position), leaf) if isinstance(leaf, Tensor) else leaf
-
-        return map_nested(result, replace) if moved else result
+        return with_tensors(result, moved)

@@ -142,7 +142,7 @@ def _edits(applied: Sequence[Finding]) -> list[Edit]:
     return edits
 
 
-def edits_by_module(findings: Findings) -> dict[str, list[Edit]]:
+def resizing_edits(findings: Findings) -> dict[str, list[Edit]]:
     """Changes that give maps another size, on which what follows depends.
 
     Args:

@@ -13,10 +13,10 @@ from shiftproof.analysis.capture import capture
 from shiftproof.analysis.changes import Edit
 from shiftproof.analysis.errors import CaptureError, ConversionError, IndivisibleError, shown
 from shiftproof.analysis.findings import Findings, analyse
-from shiftproof.analysis.graph import CallRecord, Graph, tensors_in, values_in
+from shiftproof.analysis.graph import CallRecord, Graph, exchanged, tensors_in, values_in
 from shiftproof.analysis.layout import BATCH, size_of, still, whole
 from shiftproof.analysis.trial import Calls, moves_along, watch
-from shiftproof.conversion.planning import Decided, decide, edits_by_module
+from shiftproof.conversion.planning import Decided, decide, resizing_edits
 
 
 class Study:
@@ -113,8 +113,8 @@ class Study:
         edits: dict[str, list[Edit]] = {}
         for _ in range(20):
             findings = self._analyse(graph, fewest)
-            needed = edits_by_module(findings)
-            if not any(finding.geometry for finding in findings.calls) or needed == edits:
+            needed = resizing_edits(findings)
+            if not needed or needed == edits:
                 return findings
             graph, edits = self._capture(needed), needed
         raise CaptureError("", "has sizes that do not settle")
@@ -195,8 +195,7 @@ class Study:
         """The same network at another size."""
         images = self.images
         other = images.new_zeros((*images.shape[:2], *sizes))
-        args = tuple(other if value is images else value for value in self.args)
-        kwargs = {key: other if v is images else v for key, v in self.kwargs.items()}
+        args, kwargs = exchanged((self.args, dict(self.kwargs)), images, other)
         trusted = [*self.trusted, *self.accepted]
         allow = self.allow_shape_change
         return Study(self.model, args, kwargs, self.circular, trusted, self.skip, allow)
@@ -209,9 +208,7 @@ class Study:
         while misfit is not None:
             for axis, period in misfit.period.items():
                 periods[axis] = math.lcm(periods[axis], Fraction(period).numerator)
-            above = [
-                -(-size // period) * period for size, period in zip(sizes, periods, strict=True)
-            ]
+            above = [-(-size // p) * p for size, p in zip(sizes, periods, strict=True)]
             misfit = self._misfit(above)
         below = [size // period * period for size, period in zip(sizes, periods, strict=True)]
         valid = [shown(near) for near in (below, above) if min(near) > 0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -193,7 +194,9 @@ def locked(transforms: Any, stride: int | Sequence[int], selector: nn.Module | N
     """
     compose = require("torchvision.transforms.v2", extra="train").Compose
     if hasattr(transforms, "crop_size") and hasattr(transforms, "resize_size"):
-        return _Preset(transforms, _crop_of(transforms, transforms, stride, selector))
+        rest = copy.copy(transforms)  # which finds the frame cut already, and leaves it so
+        rest.resize_size = rest.crop_size
+        return compose([_crop_of(transforms, transforms, stride, selector), rest])
     steps = list(getattr(transforms, "transforms", [transforms]))
     for index, (first, second) in enumerate(itertools.pairwise(steps)):
         if type(first).__name__ == "Resize" and type(second).__name__ == "CenterCrop":
@@ -211,22 +214,3 @@ def _crop_of(resize: Any, crop: Any, stride: int | Sequence[int], selector: Any)
     scaled = getattr(resize, "resize_size", None) or resize.size
     mode = getattr(resize.interpolation, "value", resize.interpolation)
     return LockedCrop(size, stride, resize_size=scaled, interpolation=mode, selector=selector)
-
-
-class _Preset(nn.Module):
-    """A preset of torchvision, whose frames are cut before, to the size that it cuts them to."""
-
-    def __init__(self, preset: nn.Module, crop: LockedCrop) -> None:
-        super().__init__()
-        self.crop = crop
-        self.preset = preset
-
-    def forward(self, frame: Any) -> Tensor:
-        """Cut the window, then convert and normalise it as the preset does."""
-        functional = require("torchvision.transforms.v2.functional", extra="train")
-        x = self.crop(frame)
-        if not isinstance(x, Tensor):
-            x = functional.pil_to_tensor(x)
-        x = functional.to_dtype(x, torch.float32, scale=True)
-        result: Tensor = functional.normalize(x, mean=self.preset.mean, std=self.preset.std)
-        return result

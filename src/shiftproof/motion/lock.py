@@ -16,7 +16,14 @@ from shiftproof.analysis import analyse, capture
 from shiftproof.analysis.changes import bind
 from shiftproof.analysis.errors import CaptureError, IndivisibleError
 from shiftproof.analysis.findings import Finding, Findings
-from shiftproof.analysis.graph import CallRecord, Value, map_nested, tensors_in, values_in
+from shiftproof.analysis.graph import (
+    CallRecord,
+    Value,
+    exchanged,
+    tensors_in,
+    values_in,
+    with_tensors,
+)
 from shiftproof.analysis.layout import Layout, factors, whole
 from shiftproof.nn import grid
 from shiftproof.nn.grid import BandLimited, WholePixels
@@ -114,19 +121,14 @@ class LockedModel(nn.Module):
         images = tensors_in((args, kwargs))[0]
         offset = self.lock.offset(images)
         moved = self.lock(images, offset)
-        args, kwargs = map_nested((args, kwargs), lambda leaf: moved if leaf is images else leaf)
+        args, kwargs = exchanged((args, kwargs), images, moved)
         result = self.model(*args, **kwargs)
         tensors = tensors_in(result) if self.summary.outputs else []
         back = {
             output.index: self._moved_back(tensors[output.index], offset, output)
             for output in self.summary.outputs
         }
-        position = iter(range(len(tensors)))
-
-        def replace(leaf: Any) -> Any:
-            return back.get(next(position), leaf) if isinstance(leaf, Tensor) else leaf
-
-        return map_nested(result, replace) if back else result
+        return with_tensors(result, back)
 
     def _moved_back(self, output: Tensor, offset: Tensor, how: LockedOutput) -> Tensor:
         steps = torch.tensor([float(step) for step in how.steps], dtype=offset.dtype)
@@ -239,12 +241,8 @@ def _follow(
         sizes = [-(-size // multiple) * multiple for size in images.shape[2:]]
         other = images.new_zeros((*images.shape[:2], *sizes))
         used = images if multiple == 1 else other
-
-        def replace(leaf: Any, used: Tensor = used) -> Any:
-            return used if leaf is images else leaf
-
         try:
-            return analyse(capture(model, *map_nested((args, dict(kwargs)), replace)))
+            return analyse(capture(model, *exchanged((args, dict(kwargs)), images, used)))
         except IndivisibleError:
             continue
     raise CaptureError("", "has strides that do not divide its maps at any size that was tried")
@@ -296,8 +294,9 @@ def _total_stride(findings: Findings, dims: int) -> tuple[tuple[int, ...], str]:
             if known is not None and _steps(known, dims):
                 continue
             most = [max(step) for step in zip(*read, strict=True)]
-            behind[value] = tuple(step * _sampled(record) for step in most)
-            if _sampled(record) > 1 and not unknown:
+            stride = _sampled(record)
+            behind[value] = tuple(step * stride for step in most)
+            if stride > 1 and not unknown:
                 unknown = next((f.place for f in findings.calls if f.is_unknown), record.place)
     for found in behind.values():
         strides = [math.lcm(s, step.numerator) for s, step in zip(strides, found, strict=True)]

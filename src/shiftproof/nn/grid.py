@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from shiftproof.nn.salience import CornerStrength
 from shiftproof.nn.strided import StridedModule
+from shiftproof.ops.padding import check_padding_mode
 from shiftproof.ops.phases import per_axis
-from shiftproof.ops.resample import EdgeMode, check_edge_mode, extended, read_between
+from shiftproof.ops.resample import EDGE_MODES, EdgeMode, extended, read_between
 from shiftproof.ops.shift import crop_shift
 from shiftproof.ops.torus import GridLocation, TaperKind, fold, torus_peak, torus_scores
 
@@ -94,8 +94,6 @@ class WholePixels(nn.Module):
         Exact (bitwise) for starts that differ by whole pixels, inside the image.  Checked by
         ``tests/nn/test_grid.py``.
     """
-
-    taps: ClassVar[int] = 0
 
     def forward(
         self,
@@ -193,7 +191,7 @@ class _GridLock(StridedModule):
     ) -> None:
         super().__init__(stride)
         name = type(self).__name__
-        check_edge_mode(name, padding_mode)
+        check_padding_mode(name, padding_mode, EDGE_MODES, "reflect invents least")
         pixels = (margin,) * self.num_dims if isinstance(margin, int) else tuple(margin)
         if len(pixels) != self.num_dims or min(pixels) < 0 or any(p % 2 for p in pixels):
             raise ValueError(

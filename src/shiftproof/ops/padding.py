@@ -21,20 +21,26 @@ PaddingMode = Literal["circular", "zeros", "reflect"]
 PADDING_MODES: tuple[PaddingMode, ...] = get_args(PaddingMode)
 
 
-def check_padding_mode(operation: str, mode: str) -> None:
+def check_padding_mode(
+    operation: str,
+    mode: str,
+    modes: Sequence[str] = PADDING_MODES,
+    advice: str = "circular keeps shift invariance",
+) -> None:
     """Refuse an unknown padding mode.
 
     Args:
         operation: Name of the caller, for the error message.
         mode: Name of the mode.
+        modes: Those that the caller knows.
+        advice: Which one to take, for the error message.
 
     Raises:
-        ValueError: If it is not one of ``PADDING_MODES``.
+        ValueError: If it is not one of them.
     """
-    if mode not in PADDING_MODES:
+    if mode not in modes:
         raise ValueError(
-            f"{operation}: padding_mode must be one of {', '.join(PADDING_MODES)}, got {mode!r}; "
-            "circular keeps shift invariance"
+            f"{operation}: padding_mode must be one of {', '.join(modes)}, got {mode!r}; {advice}"
         )
 
 

@@ -10,30 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from shiftproof.ops.padding import PaddingMode, pad
 from shiftproof.ops.shift import crop_shift
 from shiftproof.ops.torus import exact_products, positions
 
-EdgeMode = Literal["reflect", "replicate", "zeros", "circular"]
-EDGE_MODES: tuple[EdgeMode, ...] = get_args(EdgeMode)
+EdgeMode = PaddingMode | Literal["replicate"]
+EDGE_MODES: tuple[EdgeMode, ...] = ("reflect", "replicate", "zeros", "circular")
 Kernel = Literal["bilinear", "bicubic"]
 KERNELS: tuple[Kernel, ...] = get_args(Kernel)
-
-
-def check_edge_mode(operation: str, mode: str) -> None:
-    """Refuse an unknown way to go on beyond the edge.
-
-    Args:
-        operation: Name of the caller, for the error message.
-        mode: Name of the mode.
-
-    Raises:
-        ValueError: If it is not one of ``EDGE_MODES``.
-    """
-    if mode not in EDGE_MODES:
-        raise ValueError(
-            f"{operation}: padding_mode must be one of {', '.join(EDGE_MODES)}, got {mode!r}; "
-            "reflect invents least"
-        )
 
 
 def extended(x: Tensor, reach: Sequence[int], padding_mode: EdgeMode) -> Tensor:
@@ -60,8 +44,10 @@ def extended(x: Tensor, reach: Sequence[int], padding_mode: EdgeMode) -> Tensor:
             f"{'x'.join(map(str, x.shape[2:]))} for {'x'.join(map(str, reach))} pixels; pass "
             "larger images or padding_mode='replicate'"
         )
+    if padding_mode != "replicate":
+        return pad(x, reach, reach, padding_mode)
     widths = [width for pixels in reversed(reach) for width in (pixels, pixels)]
-    return F.pad(x, widths, "constant" if padding_mode == "zeros" else padding_mode)
+    return F.pad(x, widths, "replicate")
 
 
 def kernel_weights(fraction: Tensor, taps: int, cutoff: float) -> Tensor:
