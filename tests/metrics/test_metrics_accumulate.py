@@ -1,4 +1,5 @@
 import copy
+import itertools
 import pickle
 import subprocess
 import sys
@@ -9,8 +10,14 @@ import torch
 import torch.distributed
 import torch.multiprocessing
 
-from shiftproof.metrics import agreement, consistency, protocol, rate, topk_correct
-from shiftproof.metrics.accumulate import Accuracy, Consistency
+from shiftproof.metrics import (
+    agreement,
+    consistency,
+    protocol,
+    rate,
+    topk_correct,
+)
+from shiftproof.metrics.accumulate import Accuracy, Consistency, FlipRate, Jitter
 
 NUM_BATCHES = 5
 CIRCULAR = protocol("circular")
@@ -30,6 +37,21 @@ def batches():
     ]
 
 
+def pans():
+    """Probabilities of frames of pans, of different lengths and numbers."""
+    source = torch.Generator().manual_seed(0)
+    shapes = [(5, 2, 3), (3, 3), (2, 1, 4, 3)]
+    return [torch.randn(shape, generator=source).softmax(-1) for shape in shapes]
+
+
+def measure_pans(rank=0, world_size=1):
+    metrics = Jitter(), FlipRate()
+    for frames in pans()[rank::world_size]:
+        for metric in metrics:
+            metric.update(frames)
+    return [float(metric.compute()) for metric in metrics]
+
+
 def measure(rank=0, world_size=1):
     top_1, top_2, consistent = Accuracy(), Accuracy(k=2), Consistency(CIRCULAR)
     for still, moved, labels in batches()[rank::world_size]:
@@ -46,6 +68,7 @@ def one_of_two(rank, folder):
     )
     try:
         (folder / f"{rank}.pickle").write_bytes(pickle.dumps(measure(rank, 2)))
+        (folder / f"{rank}.pans").write_bytes(pickle.dumps(measure_pans(rank, 2)))
     finally:
         torch.distributed.destroy_process_group()
 
@@ -70,6 +93,20 @@ def test_two_processes_equal_one(tmp_path):
         assert results[:2] == expected[:2]
         # All shares are multiples of 1/8, so that their sum has no rounding.
         assert results[2] == expected[2]
+        found = pickle.loads((tmp_path / f"{rank}.pans").read_bytes())
+        assert found == pytest.approx(measure_pans(), rel=1e-12)
+
+
+def test_pans_are_counted_pair_by_pair():
+    distances, flips = [], []
+    for frames in pans():
+        for before, after in itertools.pairwise(frames.reshape(len(frames), -1, 3)):
+            for p, q in zip(before.tolist(), after.tolist(), strict=True):
+                distances.append(sum(abs(b - a) for a, b in zip(p, q, strict=True)) / 2)
+                flips.append(100 * (p.index(max(p)) != q.index(max(q))))
+    assert 0 < sum(flips) < 100 * len(flips)
+    expected = [sum(values) / len(values) for values in (distances, flips)]
+    assert measure_pans() == pytest.approx(expected, rel=1e-6)
 
 
 def test_twin_of_consistency():

@@ -14,6 +14,7 @@ from shiftproof.extras import require
 from shiftproof.metrics.accuracy import topk_correct
 from shiftproof.metrics.consistency import agreement
 from shiftproof.metrics.intervals import rate
+from shiftproof.metrics.jitter import flip_rate, jitter
 from shiftproof.metrics.protocols import Protocol
 from shiftproof.results import RateResult
 
@@ -155,3 +156,75 @@ class Consistency(_Rate):
         num_batches = int(self.num_batches)
         mean = float(self.sum_of_shares) / num_batches if num_batches else None
         return rate(self.protocol.name, int(self.agreeing), int(self.total), mean)
+
+
+class _PerFrame(Metric):
+    """The mean of a change over all pairs of neighbouring frames."""
+
+    full_state_update = False
+    higher_is_better = False
+    is_differentiable = False
+
+    total: Tensor
+    num_pairs: Tensor
+
+    def __init__(self, change: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self._change = change
+        zero = torch.tensor(0.0, dtype=torch.float64)
+        self.add_state("total", zero, dist_reduce_fx="sum")
+        self.add_state("num_pairs", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, frames: Tensor) -> None:
+        """Count pans; nothing is compared across calls.
+
+        Args:
+            frames: The model's answers, ``(T, ..., num_classes)``, T frames in their order.
+
+        Raises:
+            ValueError: If there are fewer than two frames.
+        """
+        values = self._change(frames.double())
+        pairs = len(frames) - 1
+        self.total += pairs * values.sum()
+        self.num_pairs += pairs * values.numel()
+
+    def compute(self) -> Tensor:
+        """The mean over everything counted, in all processes.
+
+        Returns:
+            A scalar, float64; nan if nothing was counted.
+        """
+        return self.total / self.num_pairs
+
+
+class Jitter(_PerFrame):
+    """Mean total variation distance of the class probabilities of neighbouring frames.
+
+    The rule of ``shiftproof.metrics.jitter``, over all pairs of frames of all pans.
+
+    Examples:
+        >>> metric = Jitter()
+        >>> metric.update(torch.tensor([[1.0, 0.0], [0.5, 0.5], [0.5, 0.5]]))
+        >>> float(metric.compute())
+        0.25
+    """
+
+    def __init__(self) -> None:
+        super().__init__(jitter)
+
+
+class FlipRate(_PerFrame):
+    """How often the class changes, per 100 frames.
+
+    The rule of ``shiftproof.metrics.flip_rate``, over all pairs of frames of all pans.
+
+    Examples:
+        >>> metric = FlipRate()
+        >>> metric.update(torch.tensor([[1.0, 0.0], [0.4, 0.6], [0.3, 0.7]]))
+        >>> float(metric.compute())
+        50.0
+    """
+
+    def __init__(self) -> None:
+        super().__init__(flip_rate)
