@@ -157,8 +157,9 @@ def test_exports(made: Made) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:While compiling, we found certain side effects")
-@pytest.mark.parametrize("made", slow_but("resnet18", names=sorted(SMALL)), indirect=True)
+@pytest.mark.parametrize("made", sorted(SMALL), indirect=True)
 def test_exports_through_dynamo(made: Made) -> None:
     conversion, x = made.conversion, made.images
     program = torch.export.export(conversion.model, (x,), strict=True)

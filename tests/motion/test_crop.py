@@ -16,7 +16,7 @@ datasets = pytest.importorskip("sklearn.datasets")
 class Nothing(torch.nn.Module):
     """Sees nothing, so that nothing moves."""
 
-    def salience(self, x: Tensor) -> Tensor:
+    def salience(self, x: Tensor, pitch: float) -> Tensor:
         return x.new_zeros(len(x), *x.shape[2:])
 
 

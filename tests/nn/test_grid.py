@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from shiftproof import motion, nn
+from shiftproof.motion.pans import Pan
 
 LOCKS = {1: nn.GridLock1d, 2: nn.GridLock2d, 3: nn.GridLock3d}
 
@@ -30,6 +31,14 @@ def test_the_offset_moves_against_the_camera(stride: int) -> None:
     slips = (moved - stride / 2).norm(dim=1)
     assert (slips < 0.5).sum() >= len(slips) - 2
     assert slips.median() < 0.05
+
+
+@pytest.mark.parametrize("stride", [4, 8, 16, 32])
+def test_the_offset_follows_fractions(stride: int) -> None:
+    frames = Pan((0.0, 0.25), 7, 128, scale=1.0).frames(texture(164)[0])
+    offset = nn.grid.grid_offset(frames, stride)
+    moved = (offset[1:] - offset[:-1] + torch.tensor([0.0, 0.25]) + stride / 2) % stride
+    assert (moved - stride / 2).norm(dim=1).median() < 0.02
 
 
 def test_control_without_a_taper_the_choice_stays_with_the_frame() -> None:

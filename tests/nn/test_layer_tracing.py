@@ -59,6 +59,7 @@ def every_layer():
         yield lowpass, x
 
 
+SLOW = pytest.mark.slow
 EVERY = [
     pytest.param(layer, x, id=f"{type(layer).__name__}-{index}")
     for index, (layer, x) in enumerate(every_layer())
@@ -91,7 +92,11 @@ def test_traced_upsampling_is_its_operations():
     assert torch.equal(traced(y, phase), up(y, phase))
 
 
-@pytest.mark.parametrize(("layer", "x"), EVERY)
+@pytest.mark.parametrize(
+    ("layer", "x"),
+    # Compiling takes long; planes stand for lines and cubes in the quick suite.
+    [p if p.values[1].ndim == 4 else pytest.param(*p.values, id=p.id, marks=SLOW) for p in EVERY],
+)
 def test_compiles_as_one_graph_for_every_batch_size(layer, x):
     torch.compiler.reset()
     compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend="aot_eager")

@@ -4,6 +4,7 @@ import torch.nn.functional as F
 
 from shiftproof import nn
 from shiftproof.nn.salience import Smoother
+from shiftproof.ops.torus import along, places, taper
 
 SELECTORS = [nn.CornerStrength(), nn.DifferenceOfGaussians(), nn.Energy(1), nn.Energy(2)]
 
@@ -75,7 +76,7 @@ def test_nothing_to_see(selector) -> None:
 
 def test_smoothing_keeps_the_sum_and_slopes_have_none() -> None:
     x = images(40, 48)[:, 0]
-    smooth = Smoother(wraps=True)
+    smooth = Smoother(x.shape[1:], wraps=True)
     torch.testing.assert_close(smooth(x, 2.0).sum((1, 2)), x.sum((1, 2)))
     assert smooth(x, 2.0, slope_axis=0).sum((1, 2)).abs().max() < 1e-9
 
@@ -85,3 +86,29 @@ def test_an_order_that_is_none() -> None:
         nn.Energy(3)
     with pytest.raises(ValueError, match="kind must be one of hann"):
         nn.Tapered(None, "box")
+
+
+def test_long_axes_are_smoothed_in_parts() -> None:
+    x = torch.rand(2, 700, 60, generator=torch.Generator().manual_seed(0))
+    counts = [467, 40]
+    for source, slope_axis in ((None, None), (None, 0), (counts, None)):
+        smooth = Smoother((700, 60), source, counts, wraps=False)
+        y = x if source is None else x[:, :467, :40]
+        whole = along(y, smooth._matrix(y, 0, 2.0, slope_axis == 0), 1)
+        whole = along(whole, smooth._matrix(y, 1, 2.0, False), 2)
+        torch.testing.assert_close(smooth(y, 2.0, slope_axis), whole, rtol=1e-4, atol=1e-5)
+
+
+def test_coarser_places_show_the_same() -> None:
+    x = F.interpolate(images(24, 30), (96, 120), mode="bicubic")
+    centres = []
+    for pitch, shape in ((1.0, (96, 120)), (1.5, (64, 80)), (0.5, (192, 240))):
+        salience = nn.CornerStrength().salience(x, pitch=pitch)
+        assert salience.shape == (2, *shape)
+        fading = [taper("hann", n, x) for n in shape]
+        weights = salience * fading[0][:, None] * fading[1]
+        weights = weights / weights.sum((1, 2), keepdim=True)
+        at = [places(n, size, x) for n, size in zip(shape, x.shape[2:], strict=True)]
+        centres.append(torch.stack([weights.sum(2) @ at[0], weights.sum(1) @ at[1]]))
+    for found in centres[1:]:
+        torch.testing.assert_close(found, centres[0], rtol=0, atol=0.005)

@@ -41,7 +41,8 @@ def locate_grid(
         origin: Pixel that is place 0, per axis; the first if None.
 
     Returns:
-        The offset, ``(N, D)`` pixels in (-S/2, S/2], and how sure it is, ``(N,)`` in [0, 1].
+        The offset, ``(N, D)`` pixels in (-S/2, S/2], to a fraction of a pixel for strides of 4 and
+        more, and how sure it is, ``(N,)`` in [0, 1].
 
     Raises:
         ValueError: If a stride is below 1, there is not one per axis, or the taper is unknown.
@@ -61,7 +62,9 @@ def locate_grid(
         pairs = enumerate(zip(strides, begin, strict=True))
         moved = torch.stack([fold(place.offset[:, i] - first, s) for i, (s, first) in pairs], 1)
         return GridLocation(moved.to(dtype), place.gap.to(dtype))
-    scores = torus_scores(salience(images.detach()), strides, kind=taper, origin=origin)
+    # Coarser places would add a ripple of their own to the score of a stride.
+    found = salience(images.detach(), pitch=max(0.5, min(1.5, min(strides) / 8)))
+    scores = torus_scores(found, strides, sizes=images.shape[2:], kind=taper, origin=origin)
     return torus_peak(scores, strides)
 
 

@@ -1,10 +1,11 @@
 """Selectors that stay with the content of a picture while a camera moves.
 
-A selector may have a method ``salience(x)``: what there is at every pixel, ``(N, *spatial)``.
-``locate_grid`` then finds the place of the content to a fraction of a pixel; for other selectors it
-goes by their scores of whole pixels.
+A selector may have a method ``salience(x, pitch=...)``: what there is, ``(N, *counts)``, at places
+that cover the image evenly, ``pitch`` pixels apart or less.  ``locate_grid`` then finds the place
+of the content to a fraction of a pixel; otherwise it goes by the selector's scores of whole pixels.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -12,65 +13,95 @@ from torch import Tensor, nn
 
 from shiftproof import ops
 from shiftproof.nn.selectors import LargestNorm
-from shiftproof.ops.torus import TaperKind, along, exact_products, fold, positions
+from shiftproof.ops.torus import TaperKind, along, exact_products, fold, places
 from shiftproof.ops.torus import taper as weigh
 
 _EVEN = 1e-5
 """Contrast, as a share of the image's level, below which an image has nothing to see."""
 
 
-def _gaussian(size: int, width: float, like: Tensor, *, slope: bool, wraps: bool) -> Tensor:
-    """A matrix that smooths an axis, or takes its slope."""
-    source = positions(size, like)
-    at = source[:, None]
-    if wraps:
-        images = [fold(at - source, size)]
-    else:  # the axis goes on as in a mirror
-        images = [at - source, at + source + 1, at + source + 1 - 2 * size]
-    parts = [torch.exp(-(apart / width).square() / 2) for apart in images]
-    total = torch.stack(parts).sum(0)
-    if not slope:
-        return total / total.sum(1, keepdim=True)
-    slopes = [-apart / width**2 * part for apart, part in zip(images, parts, strict=True)]
-    return torch.stack(slopes).sum(0) / total.sum(1, keepdim=True)
+_BAND = 5.0
+"""Standard deviations beyond which a Gaussian is left out where an axis is smoothed in parts."""
+
+_PART = 128
+"""Places that one of those parts has."""
 
 
 class Smoother:
-    """Smooths maps by Gaussians; the matrices of one call are shared by axes of one size.
+    """Smooths maps by Gaussians, from some places to others; axes of one size share matrices.
 
     Args:
+        sizes: Spatial sizes of the images, in pixels.
+        source: Places of the maps per axis, which cover the images evenly; the pixels if None.
+        counts: Places of the smoothed maps per axis; those of the maps if None.
         wraps: Whether maps go on around the circle; else they are mirrored at the edge.
     """
 
-    def __init__(self, *, wraps: bool) -> None:
-        self.wraps = wraps
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        source: Sequence[int] | None = None,
+        counts: Sequence[int] | None = None,
+        *,
+        wraps: bool,
+    ) -> None:
+        self.sizes, self.wraps = sizes, wraps
+        self.source = sizes if source is None else source
+        self.counts = self.source if counts is None else counts
         self._matrices: dict[tuple[int, float, bool], Tensor] = {}
 
     def _matrix(self, x: Tensor, axis: int, width: float, slope: bool) -> Tensor:
-        size = x.shape[axis]
+        size = self.sizes[axis]
         # A size that is open, while a graph is recorded, is known by its axis.
-        key = (size if type(size) is int else -axis, width, slope)
+        key = (size if type(size) is int else -1 - axis, width, slope)
         if key not in self._matrices:
-            made = _gaussian(size, width, x, slope=slope, wraps=self.wraps)
-            self._matrices[key] = made
+            source = places(self.source[axis], size, x)
+            at = places(self.counts[axis], size, x)[:, None]
+            if self.wraps:
+                images = [fold(at - source, size)]
+            else:  # the axis goes on as in a mirror
+                images = [at - source, at + source + 1, at + source + 1 - 2 * size]
+            parts = [torch.exp(-(apart / width).square() / 2) for apart in images]
+            total = torch.stack(parts).sum(0)
+            matrix = total
+            if slope:
+                pairs = zip(images, parts, strict=True)
+                matrix = torch.stack([-apart / width**2 * part for apart, part in pairs]).sum(0)
+            self._matrices[key] = matrix / total.sum(1, keepdim=True)
         return self._matrices[key]
 
     def __call__(self, x: Tensor, width: float, slope_axis: int | None = None) -> Tensor:
         """Smooth maps.
 
         Args:
-            x: Maps without channels, ``(N, *spatial)``.
+            x: Maps without channels, ``(N, *source)``.
             width: Standard deviation, in pixels.
             slope_axis: Spatial axis along which the slope is taken; none if None.
 
         Returns:
-            The smoothed maps.
+            The smoothed maps, ``(N, *counts)``.
         """
         with exact_products(x):
-            for axis in range(1, x.ndim):
-                slope = slope_axis == axis - 1
-                x = along(x, self._matrix(x, axis, width, slope), axis)
+            for axis, count in enumerate(self.counts):
+                matrix = self._matrix(x, axis, width, slope_axis == axis)
+                if self.wraps or type(count) is not int or count <= 2 * _PART:
+                    x = along(x, matrix, axis + 1)
+                else:
+                    x = self._in_parts(x, matrix, axis, width)
         return x
+
+    def _in_parts(self, x: Tensor, matrix: Tensor, axis: int, width: float) -> Tensor:
+        """Multiply with the band around the diagonal alone."""
+        source, count = self.source[axis], self.counts[axis]
+        reach = math.ceil(_BAND * width * source / self.sizes[axis]) + 1
+        found = []
+        for first in range(0, count, _PART):
+            last = min(first + _PART, count)
+            low = max(0, first * source // count - reach)
+            high = min(source, -(-last * source // count) + reach)
+            part = x.narrow(axis + 1, low, high - low)
+            found.append(along(part, matrix[first:last, low:high], axis + 1))
+        return torch.cat(found, axis + 1)
 
 
 def _grey(x: Tensor) -> Tensor:
@@ -97,7 +128,7 @@ def _scaled(salience: Tensor, grey: Tensor, power: int) -> Tensor:
 
 
 class _Salience(nn.Module):
-    def salience(self, x: Tensor, *, wraps: bool = False) -> Tensor:
+    def salience(self, x: Tensor, *, pitch: float = 1.0, wraps: bool = False) -> Tensor:
         raise NotImplementedError
 
     def forward(self, x: Tensor, stride: int | Sequence[int]) -> Tensor:
@@ -133,19 +164,23 @@ class CornerStrength(_Salience):
         1988.
     """
 
-    def salience(self, x: Tensor, *, wraps: bool = False) -> Tensor:
-        """What there is at every pixel.
+    def salience(self, x: Tensor, *, pitch: float = 1.0, wraps: bool = False) -> Tensor:
+        """What there is.
 
         Args:
             x: Images, ``(N, C, *spatial)``.
+            pitch: Pixels from one place to the next, at most.
             wraps: Whether the image goes on around the circle; else it is mirrored at its edge.
 
         Returns:
-            Corner strength, ``(N, *spatial)``, between 0 and 1.
+            Corner strength, ``(N, *ceil(spatial / pitch))``, between 0 and 1.
         """
-        grey, smooth = _grey(x), Smoother(wraps=wraps)
+        grey, sizes = _grey(x), x.shape[2:]
+        counts = [math.ceil(size / pitch) for size in sizes]
+        slope = Smoother(sizes, None, counts, wraps=wraps)
+        smooth = Smoother(sizes, counts, wraps=wraps)
         dims = range(grey.ndim - 1)
-        slopes = [smooth(grey, 1.5, slope_axis=axis) for axis in dims]
+        slopes = [slope(grey, 1.5, slope_axis=axis) for axis in dims]
         pairs = [(i, j) for i in dims for j in dims if i <= j]
         tensor = {(i, j): smooth(slopes[i] * slopes[j], 2.0) for i, j in pairs}
         trace = torch.stack([tensor[i, i] for i in dims]).sum(0)
@@ -176,17 +211,20 @@ class DifferenceOfGaussians(_Salience):
         D. G. Lowe, "Distinctive image features from scale-invariant keypoints", IJCV 2004.
     """
 
-    def salience(self, x: Tensor, *, wraps: bool = False) -> Tensor:
+    def salience(self, x: Tensor, *, pitch: float = 1.0, wraps: bool = False) -> Tensor:
         """What there is at every pixel.
 
         Args:
             x: Images, ``(N, C, *spatial)``.
+            pitch: Pixels from one place to the next, at most; it takes every pixel at least.
             wraps: Whether the image goes on around the circle; else it is mirrored at its edge.
 
         Returns:
-            Strength of blobs, ``(N, *spatial)``, between 0 and 1.
+            Strength of blobs, ``(N, *counts)``, between 0 and 1.
         """
-        grey, smooth = _grey(x), Smoother(wraps=wraps)
+        grey, sizes = _grey(x), x.shape[2:]
+        counts = [math.ceil(size / min(1.0, pitch)) for size in sizes]
+        smooth = Smoother(sizes, None, counts, wraps=wraps)
         near, far = (smooth(grey, width) for width in (1.0, 1.6))
         return _scaled((near - far).abs(), grey, 1) ** 8
 
@@ -211,15 +249,16 @@ class Energy(_Salience):
             raise ValueError(f"Energy: order must be 1 or 2, got {order}; choose one of them")
         self.order = order
 
-    def salience(self, x: Tensor, *, wraps: bool = False) -> Tensor:
+    def salience(self, x: Tensor, *, pitch: float = 1.0, wraps: bool = False) -> Tensor:
         """What there is at every pixel.
 
         Args:
             x: Images, ``(N, C, *spatial)``.
+            pitch: Makes no difference; values are those of pixels.
             wraps: Whether the image goes on around the circle; else it is mirrored at its edge.
 
         Returns:
-            The energy, ``(N, *spatial)``.
+            The energy of every pixel, ``(N, *spatial)``.
         """
         values = x.to(torch.promote_types(x.dtype, torch.float32)).abs()
         return (values if self.order == 1 else values.square()).sum(1)

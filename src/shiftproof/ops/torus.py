@@ -68,6 +68,20 @@ def positions(size: int, like: Tensor) -> Tensor:
     return torch.arange(size, device=like.device).to(like.dtype)
 
 
+def places(count: int, size: int, like: Tensor) -> Tensor:
+    """Places that cover an axis evenly; as many as it has pixels are the pixels.
+
+    Args:
+        count: Number of places.
+        size: Number of pixels.
+        like: Gives dtype and device.
+
+    Returns:
+        Where they are, ``(count,)`` pixels; the first pixel is at 0.
+    """
+    return (2 * positions(count, like) + 1) * size / (2 * count) - 0.5
+
+
 def along(x: Tensor, matrix: Tensor, axis: int) -> Tensor:
     """Multiply an axis of a tensor with a matrix.
 
@@ -129,18 +143,20 @@ def torus_scores(
     salience: Tensor,
     stride: int | Sequence[int],
     *,
+    sizes: Sequence[int] | None = None,
     kind: TaperKind = "hann",
     origin: Sequence[float] | None = None,
 ) -> Tensor:
     """Score the places of a content modulo a stride.
 
     ``score(u) = sum over y of w(y) salience(y) G(y - u)``, in which ``w`` is the taper and ``G`` a
-    Gaussian that is repeated with the stride; its standard deviation is 2 pixels, and at most an
-    eighth of the stride.
+    Gaussian around the circle, ``exp(k (cos(2 pi d / stride) - 1))``, whose standard deviation is
+    2 pixels, and at most an eighth of the stride.
 
     Args:
-        salience: What there is at each pixel, ``(N, *spatial)``.
+        salience: What there is, ``(N, *counts)``, at places that cover the image evenly.
         stride: In pixels, one for all axes or one per axis.
+        sizes: Size of the image in pixels, per axis; what the salience has if None.
         kind: The taper, see ``taper``.
         origin: Pixel that is place 0, per axis; the first if None.
 
@@ -159,13 +175,14 @@ def torus_scores(
     begin = [0.0] * len(strides) if origin is None else origin
     with exact_products(salience):
         for axis, period in enumerate(strides, 1):
-            size = salience.shape[axis]
-            places = positions(_CELLS * period, salience) / _CELLS
-            found = positions(size, salience) - begin[axis - 1]
-            apart = fold(places[:, None] - found, period)
-            width = min(2.0, period / 8)
-            weights = torch.exp(-(apart / width).square() / 2)
-            scores = along(scores, weights * taper(kind, size, salience), axis)
+            count = salience.shape[axis]
+            size = count if sizes is None else sizes[axis - 1]
+            cells = positions(_CELLS * period, salience) / _CELLS
+            found = places(count, size, salience) - begin[axis - 1]
+            turn = 2 * math.pi / period
+            sharpness = (turn * min(2.0, period / 8)) ** -2
+            weights = torch.exp(sharpness * (torch.cos(turn * (cells[:, None] - found)) - 1))
+            scores = along(scores, weights * taper(kind, count, salience), axis)
     return scores
 
 
@@ -206,10 +223,10 @@ def torus_peak(scores: Tensor, stride: int | Sequence[int]) -> GridLocation:
     best, worst = flat.amax(1), flat.amin(1)
     scale = (best - worst).clamp_min(torch.finfo(scores.dtype).tiny)
     pitches = [period / count for count, period in zip(cells, strides, strict=True)]
-    places = [positions(n, scores) * pitch for n, pitch in zip(cells, pitches, strict=True)]
+    centres = [positions(n, scores) * pitch for n, pitch in zip(cells, pitches, strict=True)]
 
     distance = torch.zeros_like(scores)
-    for axis, (place, period) in enumerate(zip(places, strides, strict=True)):
+    for axis, (place, period) in enumerate(zip(centres, strides, strict=True)):
         distance = distance + _beside(fold(place, period).square(), axis, dims)
     tolerance = _TIED * torch.maximum(scale, best.abs())
     leads = (best - tolerance).reshape(-1, *[1] * dims)
@@ -235,7 +252,7 @@ def torus_peak(scores: Tensor, stride: int | Sequence[int]) -> GridLocation:
         )
         place = coordinates[axis].to(scores.dtype) * pitch
         found.append(fold(place + _corrected(before, at, after) * pitch, period))
-        apart = fold(places[axis] - place[:, None], period).abs()
+        apart = fold(centres[axis] - place[:, None], period).abs()
         away = away | _beside(apart > period / 8, axis, dims)
     rest = torch.where(away, scores, worst.reshape(-1, *[1] * dims)).flatten(1).amax(1)
     return GridLocation(torch.stack(found, 1), ((at - rest) / scale).clamp(0, 1))
