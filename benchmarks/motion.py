@@ -126,7 +126,10 @@ class Bench:
         return GridLock2d(STRIDE, margin=STRIDE)(self.scaled(frames, self.resize, (0.0, 0.0)))
 
     def reflected(self, frames: Tensor) -> Tensor:
-        return GridLock2d(STRIDE)(self.plain(frames))
+        return GridLock2d(STRIDE, padding_mode="reflect")(self.plain(frames))
+
+    def replicated(self, frames: Tensor) -> Tensor:
+        return GridLock2d(STRIDE, padding_mode="replicate")(self.plain(frames))
 
     def whole(self, frames: Tensor) -> Tensor:
         return GridLock2d(STRIDE, interpolation=WholePixels())(self.plain(frames))
@@ -140,6 +143,7 @@ class Bench:
             "locked transform": self.locked,
             "lock with margin": self.margin,
             "lock, edge reflected": self.reflected,
+            "lock, edge replicated": self.replicated,
             "lock of whole pixels": self.whole,
         }
 
