@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Literal, get_args
@@ -110,17 +111,27 @@ def read_between(
     first = whole.to(torch.int64) - before + torch.tensor(borders, device=x.device)
     window = crop_shift(wide, first, [count + taps - 1 for count in size])
     fraction = start - whole
-    n, channels = x.shape[:2]
-    dims = len(size)
-    result = window.reshape(1, n * channels, *window.shape[2:])
-    convolve = (F.conv1d, F.conv2d, F.conv3d)[dims - 1]
     with exact_products(x):
-        for axis in range(dims):
+        for axis in range(len(size)):
             weights = kernel_weights(fraction[:, axis], taps, cutoff).to(x.dtype)
-            shape = [taps if i == axis else 1 for i in range(dims)]
-            weights = weights[:, None].expand(n, channels, taps).reshape(n * channels, 1, *shape)
-            result = convolve(result, weights, groups=n * channels)
-    return result.reshape(n, channels, *size)
+            window = _filtered(window, weights, axis)
+    return window
+
+
+def _filtered(x: Tensor, weights: Tensor, axis: int) -> Tensor:
+    """Filter an axis of each image with weights of its own, ``(N, taps)``."""
+    n, channels, *sizes = x.shape
+    taps, dims = weights.shape[1], len(sizes)
+    if torch.compiler.is_compiling():  # a batch whose size is open is no number of groups
+        count = sizes[axis] - taps + 1
+        columns = weights.reshape(n, taps, *[1] * (dims + 1)).unbind(1)
+        parts = (x.narrow(2 + axis, i, count) * column for i, column in enumerate(columns))
+        return functools.reduce(torch.add, parts)
+    shape = [taps if i == axis else 1 for i in range(dims)]
+    weights = weights[:, None].expand(n, channels, taps).reshape(n * channels, 1, *shape)
+    convolve = (F.conv1d, F.conv2d, F.conv3d)[dims - 1]
+    result = convolve(x.reshape(1, n * channels, *sizes), weights, groups=n * channels)
+    return result.reshape(n, channels, *result.shape[2:])
 
 
 def _cubic(t: Tensor) -> Tensor:
