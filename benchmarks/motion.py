@@ -66,6 +66,9 @@ FEW: list[Motion] = [
 COSTLY = ((0.0, 0.5), (0.0, 1.0), (0.0, 4.0))
 """Motions for which what costs several forward passes is measured too."""
 
+LOCKS = ("as it is", "locked transform", "lock with margin", "lock, edge reflected")
+"""Methods that are measured if few are asked for."""
+
 Method = Callable[[Tensor], Tensor]
 """From frames of the camera to images for the network."""
 
@@ -155,25 +158,27 @@ class Bench:
 
 
 def measure_pans(
-    bench: Bench, photographs: Sequence[Tensor], motions: Sequence[Motion]
+    bench: Bench, photographs: Sequence[Tensor], *, few: bool = False
 ) -> list[dict[str, Any]]:
     """Jitter and flips of every method for every motion, paired over photographs."""
     example = torch.zeros(1, 3, bench.size, bench.size)
     converted = None if bench.size % STRIDE else shiftproof.convert(bench.model, example).model
     rows = []
-    for step, noise in motions:
+    for step, noise in FEW if few else MOTIONS:
         generator = torch.Generator().manual_seed(0)
         pan = Pan(step, frames_that_fit(step, 36, NUM_FRAMES), bench.resize, noise=noise)
+        costly = step in COSTLY and not noise and not few
         found: dict[str, list[tuple[float, float]]] = {}
         for photograph in photographs:
             frames = pan.frames(photograph, generator)
             answers = {
                 name: bench.probabilities(method(frames))
                 for name, method in bench.methods(generator).items()
+                if not few or name in LOCKS
             }
-            if step in COSTLY and not noise:
+            if costly:
                 answers["average of 4 windows"] = bench.averaged(frames)
-            if step in COSTLY and not noise and converted is not None:
+            if costly and converted is not None:
                 answers["circular conversion"] = bench.probabilities(bench.plain(frames), converted)
             for name, p in answers.items():
                 found.setdefault(name, []).append((float(jitter(p)), float(flip_rate(p))))
@@ -336,7 +341,7 @@ def run(args: argparse.Namespace) -> int:
         "environment": asdict(Environment.collect("cpu", torch.get_num_threads())),
     }
     parts: dict[str, Callable[[], Any]] = {
-        "pans": lambda: measure_pans(bench, large, FEW if args.few else MOTIONS),
+        "pans": lambda: measure_pans(bench, large, few=args.few),
         "accuracy": lambda: measure_accuracy(bench, load_photographs(args.photographs, args.limit)),
         "strips": lambda: measure_strips(bench, large),
         "offsets": lambda: measure_offsets(large),
@@ -368,7 +373,7 @@ def main() -> int:
     add("--limit", type=int, metavar="N", help="photographs at most")
     page = ROOT / "docs" / "motion.md"
     add("--page", type=Path, nargs="?", const=page, help="only write the page, to this file")
-    add("--few", action="store_true", help="fewer motions")
+    add("--few", action="store_true", help="fewer motions and methods")
     add("--out", type=Path, metavar="JSON")
     return run_command(lambda: run(parser.parse_args()))
 

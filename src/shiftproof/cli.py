@@ -82,10 +82,18 @@ def _certify(args: argparse.Namespace) -> int:
 
 
 def _check_export(name: str, path: Path | None) -> None:
-    if path is not None and not path.absolute().parent.is_dir():
+    if path is None:
+        return
+    if path.suffix not in (".pt2", ".onnx"):
+        raise RuntimeError(
+            f"shiftproof {name}: --export must end in .pt2 or .onnx, got {path}; rename it"
+        )
+    if not path.absolute().parent.is_dir():
         raise RuntimeError(
             f"shiftproof {name}: the folder of --export must exist, got {path}; create it"
         )
+    if path.suffix == ".onnx":
+        require("onnxscript", extra="onnx")
 
 
 def _export(model: Any, images: Any, path: Path | None) -> None:
@@ -98,7 +106,11 @@ def _export(model: Any, images: Any, path: Path | None) -> None:
     shapes = ((batch,),) if isinstance(model, shiftproof.LockedModel) else (batch,)  # *args
     program = torch.export.export(model, (images,), dynamic_shapes=shapes)
     partial = path.with_stem(f"{path.stem}.partial")
-    torch.export.save(program, partial)
+    if path.suffix == ".onnx":
+        exported: Any = torch.onnx.export(program, dynamo=True, verbose=False)
+        exported.save(partial)
+    else:
+        torch.export.save(program, partial)
     partial.replace(path)
     print(f"exported program: {path}")
 
@@ -169,7 +181,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--padding", choices=("circular", "keep"), default="circular", help="padding of the layers"
     )
-    command.add_argument("--export", type=Path, metavar="FILE.pt2", help="where to export it to")
+    command.add_argument("--export", type=Path, metavar="FILE", help="a file .pt2 or .onnx")
     command.set_defaults(run=_convert)
     command = commands.add_parser(
         "lock",
@@ -187,7 +199,7 @@ def parser() -> argparse.ArgumentParser:
         default="reflect",
         help="what is shown beyond the edge",
     )
-    command.add_argument("--export", type=Path, metavar="FILE.pt2", help="where to export it to")
+    command.add_argument("--export", type=Path, metavar="FILE", help="a file .pt2 or .onnx")
     command.set_defaults(run=_lock)
     return top
 

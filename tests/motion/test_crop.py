@@ -69,6 +69,16 @@ def test_images_and_tensors_give_the_same(photograph, frames) -> None:
     torch.testing.assert_close(wide[0], crop(frames)[0] / 255, rtol=0, atol=0.05)
 
 
+def test_tensors_of_torchvision(frames) -> None:
+    tensors = pytest.importorskip("torchvision.tv_tensors")
+    crop = LockedCrop(128, 32, interpolation=v2.InterpolationMode.BILINEAR)
+    window = crop(tensors.Image(frames[0]))
+    assert type(window) is tensors.Image
+    assert torch.equal(window, crop(frames[0]))
+    with pytest.raises(TypeError, match="must be an image, got Mask"):
+        crop(tensors.Mask(frames[0, :1]))
+
+
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
 def test_modes_of_images(photograph, mode) -> None:
     assert LockedCrop(64, 16)(photograph.convert(mode)).mode == mode

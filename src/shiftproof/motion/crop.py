@@ -32,7 +32,8 @@ class LockedCrop(nn.Module):
         stride: Total stride of the network, in pixels of the result.
         resize_size: Shorter side of the scaled frame, or its height and width; the size and one
             stride if None.
-        interpolation: ``"bicubic"`` or ``"bilinear"``, both antialiased.
+        interpolation: ``"bicubic"`` or ``"bilinear"``, both antialiased, or torchvision's
+            ``InterpolationMode`` of that name.
         selector: What the content is, see ``locate_grid``.
 
     Raises:
@@ -53,7 +54,7 @@ class LockedCrop(nn.Module):
         stride: int | Sequence[int],
         *,
         resize_size: int | Sequence[int] | None = None,
-        interpolation: Kernel = "bicubic",
+        interpolation: Any = "bicubic",
         selector: nn.Module | None = None,
     ) -> None:
         super().__init__()
@@ -67,12 +68,13 @@ class LockedCrop(nn.Module):
         self.resize_size: int | tuple[int, ...] = (
             resize_size if isinstance(resize_size, int) else tuple(resize_size)
         )
-        if interpolation not in KERNELS:
+        mode = getattr(interpolation, "value", interpolation)  # torchvision has an enumeration
+        if mode not in KERNELS:
             raise ValueError(
                 f"LockedCrop: interpolation must be one of {', '.join(KERNELS)}, got "
-                f"{interpolation!r}; both are antialiased"
+                f"{mode!r}; both are antialiased"
             )
-        self.interpolation: Kernel = interpolation
+        self.interpolation: Kernel = mode
         self.selector = selector
 
     def offset(self, frame: Any) -> Tensor:
@@ -138,19 +140,25 @@ class LockedCrop(nn.Module):
 def _as_batch(frame: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:
     """A frame as a batch of floating-point images, and the way back."""
     if isinstance(frame, Tensor):
+        kind = type(frame)
+        if kind.__name__ in ("BoundingBoxes", "KeyPoints", "Mask"):
+            raise TypeError(
+                f"LockedCrop: a frame must be an image, got {kind.__name__}; give the image alone"
+            )
         if frame.ndim < 3:
             raise ValueError(
                 f"LockedCrop: frames must be (..., C, H, W), got shape {tuple(frame.shape)}; add "
                 "the channel axis"
             )
         batch, dtype = frame.shape[:-3], frame.dtype
+        frame = frame.as_subclass(Tensor)
         wide = frame if frame.is_floating_point() else frame.to(torch.float32)
 
         def restore(x: Tensor) -> Tensor:
             if not dtype.is_floating_point:
                 info = torch.iinfo(dtype)
                 x = x.round().clamp(info.min, info.max)
-            return x.to(dtype).reshape(*batch, *x.shape[1:])
+            return x.to(dtype).reshape(*batch, *x.shape[1:]).as_subclass(kind)
 
         return wide.reshape(-1, *frame.shape[-3:]), restore
     image = require("PIL.Image", extra="train")
@@ -212,5 +220,5 @@ def locked(transforms: Any, stride: int | Sequence[int], selector: nn.Module | N
 def _crop_of(resize: Any, crop: Any, stride: int | Sequence[int], selector: Any) -> LockedCrop:
     size = getattr(crop, "crop_size", None) or crop.size
     scaled = getattr(resize, "resize_size", None) or resize.size
-    mode = getattr(resize.interpolation, "value", resize.interpolation)
+    mode = resize.interpolation
     return LockedCrop(size, stride, resize_size=scaled, interpolation=mode, selector=selector)
