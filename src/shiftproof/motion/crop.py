@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -86,31 +87,30 @@ class LockedCrop(nn.Module):
         Returns:
             ``(N, 2)`` pixels in (-S/2, S/2]; one row for a frame without batch axis.
         """
-        x, _ = _as_batch(frame)
-        return self._place(x)[0]
+        return self._place(frame)[0]
 
-    def _place(self, x: Tensor) -> tuple[Tensor, Tensor, list[float]]:
-        """The offset, the corner of the window in the frame, and pixels of it per pixel."""
-        sizes = list(x.shape[2:])
+    def _place(self, frame: Any) -> tuple[Tensor, _Batch, Tensor, list[float]]:
+        """The offset, pixels around the window, its corner in them, and pixels per pixel of it."""
+        sizes = _sizes(frame)
         if isinstance(self.resize_size, int):
             step = [min(sizes) / self.resize_size] * 2
         else:
             step = [n / r for n, r in zip(sizes, self.resize_size, strict=True)]
         # What is looked at: the window and a stride around it, as far as there is a frame.
-        view = [
-            min(count + period, int(n / s))
-            for count, period, n, s in zip(self.size, self.stride, sizes, step, strict=True)
-        ]
-        corner = torch.tensor([(n - v * s) / 2 for n, v, s in zip(sizes, view, step, strict=True)])
-        small = resample(x.mean(1, keepdim=True), corner.expand(len(x), 2), step, view, "bilinear")
+        most = [count + period for count, period in zip(self.size, self.stride, strict=True)]
+        view = [min(m, int(n / s)) for m, n, s in zip(most, sizes, step, strict=True)]
         inner = [(v - n) / 2 for v, n in zip(view, self.size, strict=True)]
-        place = locate_grid(small, self.stride, self.selector, origin=inner)
-        offset = place.offset.to(corner)
+        reach = [m * s / 2 + 3 * max(s, 1.0) for m, s in zip(most, step, strict=True)]
+        low = [max(0, math.floor(n / 2 - r)) for n, r in zip(sizes, reach, strict=True)]
+        high = [min(n, math.ceil(n / 2 + r)) for n, r in zip(sizes, reach, strict=True)]
+        batch = _as_batch(frame, low, high)
         scale = torch.tensor(step, dtype=torch.float32)
-        middle = torch.tensor(
-            [(n - c * s) / 2 for n, c, s in zip(sizes, self.size, step, strict=True)]
-        )
-        return offset, middle + offset * scale, step
+        middle = torch.tensor(sizes) / 2 - torch.tensor(low)
+        corner = (middle - torch.tensor(view) * scale / 2).expand(len(batch.x), 2)
+        grey = batch.x.mean(1, keepdim=True)
+        small = resample(grey, corner, step, view, "bilinear")
+        offset = locate_grid(small, self.stride, self.selector, origin=inner).offset.to(corner)
+        return offset, batch, middle + (offset - torch.tensor(self.size) / 2) * scale, step
 
     def forward(self, frame: Any) -> Any:
         """Cut the window.
@@ -125,9 +125,8 @@ class LockedCrop(nn.Module):
         Raises:
             TypeError: If the frame is neither.
         """
-        x, restore = _as_batch(frame)
-        _, corner, step = self._place(x)
-        return restore(resample(x, corner, step, self.size, self.interpolation))
+        _, batch, corner, step = self._place(frame)
+        return batch.restore(resample(batch.x, corner, step, self.size, self.interpolation))
 
     def extra_repr(self) -> str:
         """Show the sizes."""
@@ -137,22 +136,46 @@ class LockedCrop(nn.Module):
         )
 
 
-def _as_batch(frame: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:
-    """A frame as a batch of floating-point images, and the way back."""
+class _Batch(NamedTuple):
+    """A part of a frame, as floating-point images, and the way back."""
+
+    x: Tensor
+    restore: Callable[[Tensor], Any]
+
+
+def _sizes(frame: Any) -> list[int]:
+    """Height and width of what is a frame; nothing else passes."""
     if isinstance(frame, Tensor):
-        kind = type(frame)
-        if kind.__name__ in ("BoundingBoxes", "KeyPoints", "Mask"):
+        if type(frame).__name__ in ("BoundingBoxes", "KeyPoints", "Mask"):
             raise TypeError(
-                f"LockedCrop: a frame must be an image, got {kind.__name__}; give the image alone"
+                f"LockedCrop: a frame must be an image, got {type(frame).__name__}; give the image "
+                "alone"
             )
         if frame.ndim < 3:
             raise ValueError(
                 f"LockedCrop: frames must be (..., C, H, W), got shape {tuple(frame.shape)}; add "
                 "the channel axis"
             )
-        batch, dtype = frame.shape[:-3], frame.dtype
-        frame = frame.as_subclass(Tensor)
-        wide = frame if frame.is_floating_point() else frame.to(torch.float32)
+        return list(frame.shape[-2:])
+    if not isinstance(frame, require("PIL.Image", extra="train").Image):
+        raise TypeError(
+            f"LockedCrop: a frame must be a PIL image or a tensor, got {type(frame).__name__}; "
+            "convert it"
+        )
+    if frame.mode not in ("L", "RGB", "RGBA", "CMYK", "YCbCr"):
+        raise ValueError(
+            f"LockedCrop: a PIL image must have bytes in its channels, got mode {frame.mode}; call "
+            "image.convert('RGB')"
+        )
+    return [frame.height, frame.width]
+
+
+def _as_batch(frame: Any, low: Sequence[int], high: Sequence[int]) -> _Batch:
+    """The pixels of a frame between two corners."""
+    if isinstance(frame, Tensor):
+        kind, batch, dtype = type(frame), frame.shape[:-3], frame.dtype
+        x = frame.as_subclass(Tensor)[..., low[0] : high[0], low[1] : high[1]]
+        x = x if x.is_floating_point() else x.to(torch.float32)
 
         def restore(x: Tensor) -> Tensor:
             if not dtype.is_floating_point:
@@ -160,28 +183,17 @@ def _as_batch(frame: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:
                 x = x.round().clamp(info.min, info.max)
             return x.to(dtype).reshape(*batch, *x.shape[1:]).as_subclass(kind)
 
-        return wide.reshape(-1, *frame.shape[-3:]), restore
-    image = require("PIL.Image", extra="train")
-    if not isinstance(frame, image.Image):
-        raise TypeError(
-            f"LockedCrop: a frame must be a PIL image or a tensor, got {type(frame).__name__}; "
-            "convert it"
-        )
-    numpy = require("numpy", extra="train")
-    if frame.mode not in ("L", "RGB", "RGBA", "CMYK", "YCbCr"):
-        raise ValueError(
-            f"LockedCrop: a PIL image must have bytes in its channels, got mode {frame.mode}; call "
-            "image.convert('RGB')"
-        )
-    pixels = torch.from_numpy(numpy.array(frame))
-    pixels = pixels.reshape(*pixels.shape[:2], -1).permute(2, 0, 1)[None].to(torch.float32)
+        return _Batch(x.reshape(-1, *x.shape[-3:]), restore)
+    image, numpy = require("PIL.Image", extra="train"), require("numpy", extra="train")
+    pixels = torch.from_numpy(numpy.array(frame.crop((low[1], low[0], high[1], high[0]))))
+    channels_first = pixels.reshape(*pixels.shape[:2], -1).permute(2, 0, 1)[None]
 
     def to_image(x: Tensor) -> Any:
         found = x[0].round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0)
         found = found[..., 0] if found.shape[-1] == 1 else found
         return image.fromarray(found.contiguous().numpy(), mode=frame.mode)
 
-    return pixels, to_image
+    return _Batch(channels_first.contiguous().to(torch.float32), to_image)
 
 
 def locked(transforms: Any, stride: int | Sequence[int], selector: nn.Module | None = None) -> Any:

@@ -15,16 +15,15 @@ from torch import Tensor, nn
 from shiftproof.analysis import analyse, capture
 from shiftproof.analysis.changes import bind
 from shiftproof.analysis.errors import CaptureError, IndivisibleError
-from shiftproof.analysis.findings import Finding, Findings
+from shiftproof.analysis.findings import Findings
 from shiftproof.analysis.graph import (
     CallRecord,
-    Value,
     exchanged,
     tensors_in,
     values_in,
     with_tensors,
 )
-from shiftproof.analysis.layout import Layout, factors, whole
+from shiftproof.analysis.layout import Layout, whole
 from shiftproof.nn import grid
 from shiftproof.nn.grid import BandLimited, WholePixels
 from shiftproof.ops.phases import per_axis
@@ -248,16 +247,11 @@ def _follow(
     raise CaptureError("", "has strides that do not divide its maps at any size that was tried")
 
 
-def _steps(layout: Layout, dims: int) -> dict[int, Fraction]:
-    """Pixels of the image from one position of a tensor to the next, per axis."""
-    last = [whole(dimension) for dimension in layout[-dims:]]
-    if all(factor is not None for factor in last):
-        return {f.axis: f.step for f in last if f is not None and isinstance(f.axis, int)}
-    steps: dict[int, Fraction] = {}
-    for factor in factors(layout):
-        if isinstance(factor.axis, int) and factor.size > 1:
-            steps[factor.axis] = min(steps.get(factor.axis, factor.step), factor.step)
-    return steps
+def _steps(layout: Layout | None, dims: int) -> tuple[Fraction, ...] | None:
+    """Pixels of the image from one position of a map to the next, per axis; None if no map."""
+    last = [whole(dimension) for dimension in (layout or ())[-dims:]]
+    found = {f.axis: f.step for f in last if f is not None}
+    return tuple(found[axis] for axis in range(dims)) if set(found) == set(range(dims)) else None
 
 
 def _sampled(record: CallRecord) -> int:
@@ -275,36 +269,24 @@ def _sampled(record: CallRecord) -> int:
 
 
 def _total_stride(findings: Findings, dims: int) -> tuple[tuple[int, ...], str]:
-    """Least common multiple of all steps, per axis, and what the analysis did not know.
+    """Least common multiple of the steps of all maps, per axis, and what analysis did not know.
 
-    Behind what has no rule, such as the windows of an attention, strides are those that arguments
-    of windows and slices name, for all axes alike.
+    Of what is no map, such as tokens and windows of an attention, the step is that of the finest
+    map that it is made from, times the strides that arguments of windows and slices name.
     """
-    strides = [1] * dims
-    behind: dict[Value, tuple[Fraction, ...]] = {}
+    behind = {findings.graph.input: (Fraction(1),) * dims}
     unknown = ""
-    for value in (findings.graph.input, *(v for c in findings.calls for v in _results(c))):
-        layout = findings.layout(value)
-        steps = _steps(layout, dims) if layout else {}
-        behind[value] = tuple(steps.get(axis, Fraction(1)) for axis in range(dims))
     for record in findings.graph.calls:
         read = [behind[value] for value in record.inputs if value in behind]
         for value in values_in(record.result) if read else ():
-            known = findings.layout(value)
-            if known is not None and _steps(known, dims):
-                continue
-            most = [max(step) for step in zip(*read, strict=True)]
             stride = _sampled(record)
-            behind[value] = tuple(step * stride for step in most)
-            if stride > 1 and not unknown:
+            finest = [min(steps) * stride for steps in zip(*read, strict=True)]
+            known = _steps(findings.layout(value), dims)
+            behind[value] = tuple(finest) if known is None else known
+            if known is None and stride > 1 and not unknown:
                 unknown = next((f.place for f in findings.calls if f.is_unknown), record.place)
-    for found in behind.values():
-        strides = [math.lcm(s, step.numerator) for s, step in zip(strides, found, strict=True)]
-    return tuple(strides), unknown
-
-
-def _results(finding: Finding) -> list[Value]:
-    return [] if finding.record is None else values_in(finding.record.result)
+    axes = zip(*behind.values(), strict=True)
+    return tuple(math.lcm(*(step.numerator for step in steps)) for steps in axes), unknown
 
 
 def _maps(findings: Findings, dims: int) -> tuple[tuple[LockedOutput, ...], list[str]]:

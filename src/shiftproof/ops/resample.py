@@ -145,6 +145,9 @@ def _linear(t: Tensor) -> Tensor:
 
 
 _SHAPES: dict[Kernel, Callable[[Tensor], Tensor]] = {"bilinear": _linear, "bicubic": _cubic}
+_PART = 32
+"""Places that are computed at once, from the pixels around them."""
+
 _REACH: dict[Kernel, int] = {"bilinear": 1, "bicubic": 2}
 
 
@@ -195,10 +198,15 @@ def resample(
     start = start.to(x)
     with exact_products(x):
         for axis in (0, 1):
-            rows, low = _rows(x.shape[2 + axis], start[:, axis], step[axis], size[axis], kernel)
-            part = x.narrow(2 + axis, low, rows.shape[-1])
-            if axis == 0:
-                x = torch.matmul(rows[:, None], part)
-            else:
-                x = torch.matmul(part, rows.mT[:, None])
+            parts = []
+            for first in range(0, size[axis], _PART):
+                count = min(_PART, size[axis] - first)
+                begin = start[:, axis] + first * step[axis]
+                rows, low = _rows(x.shape[2 + axis], begin, step[axis], count, kernel)
+                part = x.narrow(2 + axis, low, rows.shape[-1])
+                if axis == 0:
+                    parts.append(torch.matmul(rows[:, None], part))
+                else:
+                    parts.append(torch.matmul(part, rows.mT[:, None]))
+            x = torch.cat(parts, 2 + axis)
     return x
