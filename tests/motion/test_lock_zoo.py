@@ -31,7 +31,7 @@ def check(model: nn.Module, images: Tensor) -> None:
         moved = tensors(locked(images.clone()))
     assert [y.shape for y in moved] == [y.shape for y in plain]
     assert all(y.isfinite().all() for y in moved)
-    assert max(locked.summary.stride) <= min(images.shape[2:])
+    assert max(locked.summary.stride) <= 64  # no network of the zoos samples more coarsely
     assert locked.model is model
 
 
