@@ -66,7 +66,10 @@ FEW: list[Motion] = [
 COSTLY = ((0.0, 0.5), (0.0, 1.0), (0.0, 4.0))
 """Motions for which what costs several forward passes is measured too."""
 
-LOCKS = ("as it is", "locked transform", "lock with margin", "lock, edge reflected")
+LOCKS = (
+    *("as it is", "locked transform", "lock with margin"),
+    *("lock, edge reflected", "lock, edge replicated"),
+)
 """Methods that are measured if few are asked for."""
 
 Method = Callable[[Tensor], Tensor]
@@ -262,7 +265,8 @@ def measure_offsets(photographs: Sequence[Tensor], size: int = 224) -> list[dict
         stacked = {move: torch.cat(frames) for move, frames in pairs.items()}
         for stride in (2, 8, 16, 32):
             for name, selector in SELECTORS.items():
-                for taper in ("hann", "none") if disturbance == "none" else ("hann",):
+                tapers = ("sine", "hann", "none") if disturbance == "none" else ("sine",)
+                for taper in tapers:
                     for move, frames in stacked.items():
                         place = torch.cat(
                             [

@@ -26,7 +26,7 @@ def test_scores_permute_with_the_components(selector, sizes) -> None:
 
 
 @pytest.mark.parametrize("selector", [nn.LargestNorm(), nn.SmallestNorm(), nn.LargestValue()])
-@pytest.mark.parametrize("taper", ["hann", "triangle", "tukey"])
+@pytest.mark.parametrize("taper", ["sine", "hann", "triangle", "tukey"])
 def test_a_taper_fits_every_selector(selector, taper) -> None:
     x = images(32, 32)
     tapered = nn.Tapered(selector, taper)

@@ -22,7 +22,7 @@ def locate_grid(
     stride: int | Sequence[int],
     selector: nn.Module | None = None,
     *,
-    taper: TaperKind = "hann",
+    taper: TaperKind = "sine",
     origin: Sequence[float] | None = None,
 ) -> GridLocation:
     """Find where the content of images lies modulo a stride, to a fraction of a pixel.

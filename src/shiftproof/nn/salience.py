@@ -155,7 +155,8 @@ class CornerStrength(_Salience):
 
     With the structure tensor ``T`` of the grey image (slopes of a Gaussian of 1.5 pixels, products
     smoothed by 2 pixels), the salience is ``max(det T - k tr(T)^D, 0)``, over its maximum, to the
-    second power; ``k`` is .05 in two dimensions and .005 in three, in one it is the slope squared.
+    third power, so that the strongest corners decide; ``k`` is .05 in two dimensions and .005 in
+    three, in one it is the slope squared.
 
     Equivariance:
         To rounding: the scores permute with the components under circular shifts.  Checked by
@@ -196,7 +197,7 @@ class CornerStrength(_Salience):
             d, e, f = tensor[0, 1], tensor[0, 2], tensor[1, 2]
             determinant = a * (b * c - f * f) - d * (d * c - f * e) + e * (d * f - b * e)
             strength = determinant - 0.005 * trace**3
-        return _scaled(strength, grey, 2 * len(dims)).square()
+        return _scaled(strength, grey, 2 * len(dims)) ** 3
 
 
 class DifferenceOfGaussians(_Salience):
@@ -275,7 +276,7 @@ class Tapered(nn.Module):
 
     Args:
         selector: The selector; ``LargestNorm(2)`` if None.
-        taper: ``"hann"``, ``"triangle"``, ``"tukey"`` or ``"none"``.
+        taper: ``"sine"``, ``"hann"``, ``"triangle"``, ``"tukey"`` or ``"none"``.
 
     Raises:
         ValueError: If the taper is another.

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from shiftproof.ops.phases import per_axis
 
-TaperKind = Literal["hann", "triangle", "tukey", "none"]
+TaperKind = Literal["sine", "hann", "triangle", "tukey", "none"]
 TAPERS: tuple[TaperKind, ...] = get_args(TaperKind)
 
 _CELLS = 4
@@ -115,7 +115,8 @@ def taper(kind: TaperKind, size: int, like: Tensor) -> Tensor:
     """Weights that fade to zero at both ends of an axis.
 
     Args:
-        kind: ``"hann"``, ``"triangle"``, ``"tukey"`` (an eighth fades at either end) or ``"none"``.
+        kind: ``"sine"`` (half a wave), ``"hann"`` (its square), ``"triangle"``, ``"tukey"`` (an
+            eighth fades at either end) or ``"none"``.
         size: Number of pixels.
         like: Gives dtype and device.
 
@@ -128,6 +129,8 @@ def taper(kind: TaperKind, size: int, like: Tensor) -> Tensor:
     at = (positions(size, like) + 0.5) / size
     if kind == "none":
         return torch.ones_like(at)
+    if kind == "sine":
+        return torch.sin(math.pi * at)
     if kind == "triangle":
         return 1 - (2 * at - 1).abs()
     if kind in ("hann", "tukey"):
@@ -135,7 +138,7 @@ def taper(kind: TaperKind, size: int, like: Tensor) -> Tensor:
         inner = torch.minimum(at, 1 - at).clamp_max(edge)
         return torch.sin(math.pi / 2 * inner / edge).square()
     raise ValueError(
-        f"taper: kind must be one of {', '.join(TAPERS)}, got {kind!r}; hann is the most stable"
+        f"taper: kind must be one of {', '.join(TAPERS)}, got {kind!r}; sine is the most stable"
     )
 
 
@@ -144,7 +147,7 @@ def torus_scores(
     stride: int | Sequence[int],
     *,
     sizes: Sequence[int] | None = None,
-    kind: TaperKind = "hann",
+    kind: TaperKind = "sine",
     origin: Sequence[float] | None = None,
 ) -> Tensor:
     """Score the places of a content modulo a stride.
