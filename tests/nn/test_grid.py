@@ -38,7 +38,7 @@ def test_the_offset_follows_fractions(stride: int) -> None:
     frames = Pan((0.0, 0.25), 7, 128, scale=1.0).frames(texture(164)[0])
     offset = nn.grid.grid_offset(frames, stride)
     moved = (offset[1:] - offset[:-1] + torch.tensor([0.0, 0.25]) + stride / 2) % stride
-    assert (moved - stride / 2).norm(dim=1).median() < 0.02
+    assert (moved - stride / 2).norm(dim=1).median() < 0.03
 
 
 def test_control_without_a_taper_the_choice_stays_with_the_frame() -> None:
@@ -221,8 +221,21 @@ def test_another_number_of_axes_is_refused() -> None:
 
 
 def test_the_edge_of_the_frame_is_no_content() -> None:
-    x = torch.rand(1, 3, 12, 12, generator=torch.Generator().manual_seed(0))
-    soft = F.interpolate(x, (256, 256), mode="bicubic", align_corners=True)
-    offset = nn.grid.grid_offset(windows(soft, 144, range(40, 56)), 16)
-    moved = (offset[1:] - offset[:-1] + torch.tensor([0.0, 1.0]) + 8) % 16 - 8
-    assert (moved.norm(dim=1) < 0.5).sum() >= 14
+    class Wrapped(nn.CornerStrength):
+        """The control: smoothed around the circle, the edge is a row of corners."""
+
+        def salience(self, x, *, pitch=1.0, wraps=False):
+            return super().salience(x, pitch=pitch, wraps=True)
+
+    def kept(selector) -> int:
+        count = 0
+        for seed in range(4):
+            x = torch.rand(1, 3, 12, 12, generator=torch.Generator().manual_seed(seed))
+            soft = F.interpolate(x, (256, 256), mode="bicubic", align_corners=True)
+            offset = nn.grid.grid_offset(windows(soft, 144, range(40, 56)), 16, selector)
+            moved = (offset[1:] - offset[:-1] + torch.tensor([0.0, 1.0]) + 8) % 16 - 8
+            count += int((moved.norm(dim=1) < 0.5).sum())
+        return count
+
+    assert kept(nn.CornerStrength()) >= 0.9 * 60
+    assert kept(Wrapped()) < 0.5 * 60

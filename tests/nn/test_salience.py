@@ -84,7 +84,7 @@ def test_smoothing_keeps_the_sum_and_slopes_have_none() -> None:
 def test_an_order_that_is_none() -> None:
     with pytest.raises(ValueError, match="order must be 1 or 2"):
         nn.Energy(3)
-    with pytest.raises(ValueError, match="kind must be one of hann"):
+    with pytest.raises(ValueError, match="kind must be one of sine"):
         nn.Tapered(None, "box")
 
 
