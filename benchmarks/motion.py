@@ -195,10 +195,10 @@ def measure_pans(
 
 
 def measure_strips(bench: Bench, photographs: Sequence[Tensor]) -> dict[str, Any]:
-    """The class of every frame of slow pans over the first photographs."""
+    """The class of every frame of slow pans."""
     pan = Pan((0.0, 0.25), 64, bench.resize)
     found: dict[str, list[list[int]]] = {"as it is": [], "locked": []}
-    for photograph in photographs[:8]:
+    for photograph in photographs:
         frames = pan.frames(photograph)
         for name, method in (("as it is", bench.plain), ("locked", bench.locked)):
             found[name].append(bench.probabilities(method(frames)).argmax(1).tolist())

@@ -148,17 +148,20 @@ def _offsets(rows: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def draw_strips(strips: dict[str, Any], path: Path) -> None:
-    """The predicted class of every frame as a strip of colours, plain above locked."""
+    """The predicted class of every frame as a strip of colours, plain above locked.
+
+    Only photographs in which either changes are shown.
+    """
     require("matplotlib", extra="report").use("Agg")
     plt = require("matplotlib.pyplot", extra="report")
     names = list(strips["classes"])
-    count = len(strips["classes"][names[0]])
+    pairs = zip(*strips["classes"].values(), strict=True)
+    shown = [pair for pair in pairs if any(len(set(classes)) > 1 for classes in pair)]
+    count = max(1, len(shown))
     figure, axes = plt.subplots(
-        count, 1, figsize=(8, 0.62 * count + 0.9), layout="constrained", squeeze=False
+        count, 1, figsize=(8, 0.5 * count + 0.9), layout="constrained", squeeze=False
     )
-    for index in range(count):
-        ax = axes[index, 0]
-        rows = [strips["classes"][name][index] for name in names]
+    for ax, rows in zip(axes[:, 0], shown, strict=False):
         order = {c: i for i, c in enumerate(dict.fromkeys(c for row in rows for c in row))}
         ax.imshow(
             [[order[c] for c in row] for row in rows],
@@ -205,7 +208,9 @@ def write_page(path: Path, results: Path = RESULTS) -> None:
             picture = f"motion_{file.stem.split('-')[1]}.png"
             draw_strips(result["strips"], path.parent / picture)
             lines += [
-                f"The first {len(result['strips']['classes']['as it is'])} photographs, by name:",
+                f"The class of every frame of slow pans over "
+                f"{len(result['strips']['classes']['as it is'])} photographs; those in which "
+                "neither network changes its mind are left out:",
                 "",
                 f"![Strips of the predicted class]({picture})",
                 "",

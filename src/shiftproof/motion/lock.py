@@ -23,14 +23,14 @@ from shiftproof.analysis.graph import (
     values_in,
     with_tensors,
 )
-from shiftproof.analysis.layout import Layout, whole
+from shiftproof.analysis.layout import Layout, factors, whole
 from shiftproof.nn import grid
 from shiftproof.nn.grid import BandLimited, WholePixels
 from shiftproof.ops.phases import per_axis
 from shiftproof.ops.resample import EdgeMode
 
 _LOCKS = (grid.GridLock1d, grid.GridLock2d, grid.GridLock3d)
-_WINDOWS = re.compile(r"^(conv|(max|avg|lp)_pool)\dd$")
+_WINDOWS = re.compile(r"^(conv|(max|avg|lp)_pool)(\d)d$")
 _MULTIPLES = (1, 32, 64, 128)
 """Sizes are rounded up to multiples of these, until every stride divides its map."""
 
@@ -254,14 +254,15 @@ def _steps(layout: Layout | None, dims: int) -> tuple[Fraction, ...] | None:
     return tuple(found[axis] for axis in range(dims)) if set(found) == set(range(dims)) else None
 
 
-def _sampled(record: CallRecord) -> int:
+def _sampled(record: CallRecord, dims: int) -> int:
     """By which stride a call samples, as its arguments say."""
     if record.function == "getitem":
         index = bind("getitem", record.args, record.kwargs)["index"]
         parts = index if isinstance(index, tuple) else (index,)
         steps = [p.step for p in parts if isinstance(p, slice) and isinstance(p.step, int)]
         return max([1, *steps])
-    if not _WINDOWS.search(record.function):
+    window = _WINDOWS.search(record.function)
+    if window is None or int(window[3]) != dims:
         return 1
     given = bind(record.function, record.args, record.kwargs)
     stride = given.get("stride") or given.get("kernel_size") or 1
@@ -279,14 +280,27 @@ def _total_stride(findings: Findings, dims: int) -> tuple[tuple[int, ...], str]:
     for record in findings.graph.calls:
         read = [behind[value] for value in record.inputs if value in behind]
         for value in values_in(record.result) if read else ():
-            stride = _sampled(record)
+            stride = _sampled(record, dims)
             finest = [min(steps) * stride for steps in zip(*read, strict=True)]
             known = _steps(findings.layout(value), dims)
             behind[value] = tuple(finest) if known is None else known
             if known is None and stride > 1 and not unknown:
                 unknown = next((f.place for f in findings.calls if f.is_unknown), record.place)
-    axes = zip(*behind.values(), strict=True)
-    return tuple(math.lcm(*(step.numerator for step in steps)) for steps in axes), unknown
+    steps = list(behind.values())
+    if all(max(step) <= 1 for step in steps):  # patches that no window has cut
+        layouts = [findings.layout(value) for value in behind]
+        steps = [_finest(layout, dims) for layout in layouts if layout is not None]
+    axes = zip(*steps, strict=True)
+    return tuple(math.lcm(*(step.numerator for step in axis)) for axis in axes), unknown
+
+
+def _finest(layout: Layout, dims: int) -> tuple[Fraction, ...]:
+    """The least step of the positions of a tensor, per axis; 1 if it has none."""
+    steps: dict[int, Fraction] = {}
+    for factor in factors(layout):
+        if isinstance(factor.axis, int) and factor.size > 1:
+            steps[factor.axis] = min(steps.get(factor.axis, factor.step), factor.step)
+    return tuple(steps.get(axis, Fraction(1)) for axis in range(dims))
 
 
 def _maps(findings: Findings, dims: int) -> tuple[tuple[LockedOutput, ...], list[str]]:
