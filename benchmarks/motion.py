@@ -58,11 +58,6 @@ MOTIONS: list[Motion] = [
     *((step, 0.0) for step in STEPS),
     *((step, NOISE) for step in ((0.0, 0.0), (0.0, 0.5), (0.0, 1.0))),
 ]
-FEW: list[Motion] = [
-    *(((0.0, step), 0.0) for step in (0.25, 0.5, 0.75, 1.0, 4.0)),
-    ((0.3, 0.37), 0.0),
-    ((0.0, 0.0), NOISE),
-]
 COSTLY = ((0.0, 0.5), (0.0, 1.0), (0.0, 4.0))
 """Motions for which what costs several forward passes is measured too."""
 
@@ -167,7 +162,7 @@ def measure_pans(
     example = torch.zeros(1, 3, bench.size, bench.size)
     converted = None if bench.size % STRIDE else shiftproof.convert(bench.model, example).model
     rows = []
-    for step, noise in FEW if few else MOTIONS:
+    for step, noise in MOTIONS:
         generator = torch.Generator().manual_seed(0)
         pan = Pan(step, frames_that_fit(step, 36, NUM_FRAMES), bench.resize, noise=noise)
         costly = step in COSTLY and not noise and not few
@@ -377,7 +372,7 @@ def main() -> int:
     add("--limit", type=int, metavar="N", help="photographs at most")
     page = ROOT / "docs" / "motion.md"
     add("--page", type=Path, nargs="?", const=page, help="only write the page, to this file")
-    add("--few", action="store_true", help="fewer motions and methods")
+    add("--few", action="store_true", help="only the locks")
     add("--out", type=Path, metavar="JSON")
     return run_command(lambda: run(parser.parse_args()))
 
