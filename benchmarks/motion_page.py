@@ -36,7 +36,12 @@ neighbouring frames, *flips* how often the class changes in 100 frames. Ratios a
 jitter behind a method over mean jitter of the network as it is, with 95 % intervals by bootstrap
 over photographs. Motion is in pixels of the network's window per frame, (rows, columns). The
 average of 4 windows takes four forward passes, all else takes one. Rows with noise at 0, 0 are a
-camera that stands still.
+camera that stands still. A pan has 9 frames, fewer where they would leave the photograph.
+
+*Locked transform*: `motion.LockedCrop`; *lock with margin*: `nn.GridLock2d` on the network's input and
+a stride around it; *edge reflected* and *replicated*: on the input alone; *whole pixels*: the same
+without fractions; *random window*: the plain transform with another place to cut; *circular
+conversion*: `convert`, without tuning.
 """
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import functools
+import inspect
 import sys
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,10 @@ def _foreign(name: str) -> Any:
     """Build an untrained network of another library, ``library:name``."""
     library, _, model = name.partition(":")
     if library == "torchvision":
-        return require("torchvision.models", extra="train").get_model(model, weights=None)
+        models = require("torchvision.models", extra="train")
+        parameters = inspect.signature(models.get_model_builder(model)).parameters
+        names = [name for name in ("weights", "weights_backbone") if name in parameters]
+        return models.get_model(model, **dict.fromkeys(names))
     if library == "timm":
         return require("timm", extra="timm").create_model(model)
     raise ValueError(
@@ -67,6 +71,8 @@ def _model_and_images(args: argparse.Namespace) -> tuple[Any, Any]:
 
     from shiftproof.models.weights import load_weights
 
+    if args.weights is not None and args.weights.suffix and not args.weights.is_file():
+        raise RuntimeError(f"shiftproof: --weights must be a file, got {args.weights}; check it")
     torch.manual_seed(0)
     model = _foreign(args.model) if ":" in args.model else shiftproof.create_model(args.model)
     if args.weights is not None:
@@ -104,6 +110,7 @@ def _export(model: Any, images: Any, path: Path | None) -> None:
         return
     batch: Any = {0: torch.export.Dim("batch")}
     shapes = ((batch,),) if isinstance(model, shiftproof.LockedModel) else (batch,)  # *args
+    images = images if len(images) > 1 else torch.cat([images, images])  # one is taken for fixed
     program = torch.export.export(model, (images,), dynamic_shapes=shapes)
     partial = path.with_stem(f"{path.stem}.partial")
     if path.suffix == ".onnx":

@@ -130,6 +130,14 @@ def test_any_compose_and_what_is_none(photograph) -> None:
         locked(v2.Compose([v2.Resize(160), v2.PILToTensor()]), 32)
 
 
+def test_frames_without_room_are_named() -> None:
+    tight = v2.Compose([v2.Resize(232), v2.CenterCrop(224)])
+    with pytest.warns(UserWarning, match="frames leave 8 pixels of room"):
+        locked(tight, 32)
+    with pytest.raises(ValueError, match="must be antialiased"):
+        locked(v2.Compose([v2.Resize(256, antialias=False), v2.CenterCrop(224)]), 32)
+
+
 def test_what_a_crop_refuses() -> None:
     with pytest.raises(ValueError, match="interpolation must be one of bilinear, bicubic"):
         LockedCrop(64, 16, interpolation="lanczos")

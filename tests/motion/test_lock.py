@@ -4,7 +4,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import shiftproof
-from shiftproof.analysis import CaptureError
 from shiftproof.nn import FirstPhase, WholePixels
 
 
@@ -139,11 +138,16 @@ def test_what_cannot_be_followed_needs_a_stride() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.conv(x) if float(x.detach().numpy().max()) > -1 else x
 
-    with pytest.raises(CaptureError):
+    with pytest.raises(ValueError, match=r"lock_grid: .* pass stride="):
         shiftproof.lock_grid(made(Reading), images())
     locked = shiftproof.lock_grid(made(Reading), images(), stride=2)
     assert locked(images()).shape == (2, 4, 32, 32)
     assert "outputs are not moved back" in str(locked.summary)
+
+
+def test_images_that_are_too_small_are_refused_at_once() -> None:
+    with pytest.raises(ValueError, match="the image must be larger than what is shown"):
+        shiftproof.lock_grid(nn.Conv2d(3, 4, 8, 32), images(16))
 
 
 def test_what_is_refused() -> None:

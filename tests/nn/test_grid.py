@@ -177,6 +177,18 @@ def test_runs_in_onnx(tmp_path) -> None:
         torch.testing.assert_close(torch.from_numpy(found), lock(images), rtol=0, atol=1e-3)
 
 
+def test_whole_numbers_are_rounded_and_nan_moves_nothing() -> None:
+    x = texture(64)
+    lock = nn.GridLock2d(8)
+    offset = lock.offset(x)
+    found = lock((255 * x).round().clamp(0, 255).to(torch.uint8), offset)
+    assert found.dtype == torch.uint8
+    expected = lock(x.clamp(0, 1), offset).clamp(0, 1)
+    assert ((found.float() / 255) - expected).abs().max() < 3 / 255
+    assert lock.offset(torch.full_like(x, torch.nan)).tolist() == [[0, 0]]
+    assert lock(x[:0]).shape == (0, 3, 64, 64)
+
+
 def test_threads_share_a_lock() -> None:
     lock = nn.GridLock2d(8)
     inputs = [texture(48 + 8 * i) for i in range(4)]
@@ -200,12 +212,21 @@ def test_threads_share_a_lock() -> None:
         ({"margin": 7}, "margin must be an even number"),
         ({"margin": (8, 8, 8)}, "margin must be an even number"),
         ({"padding_mode": "mirror"}, "padding_mode must be one of reflect"),
+        ({"margin": 7}, "or the next even number"),
+        ({"margin": 8.0}, "margin must be an even number"),
         ({"stride": 0}, "stride"),
     ],
 )
 def test_what_a_lock_refuses(options, message) -> None:
     with pytest.raises(ValueError, match=message):
         nn.GridLock2d(**{"stride": 8, **options})
+
+
+def test_a_lock_takes_modules_and_images_larger_than_its_margin() -> None:
+    with pytest.raises(TypeError, match="selector must be a module, got 'corner'"):
+        nn.GridLock2d(8, "corner")
+    with pytest.raises(ValueError, match="images must be larger than the margin"):
+        nn.GridLock2d(8, margin=8)(texture(8))
 
 
 def test_what_a_kernel_refuses() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -62,6 +63,11 @@ class LockedCrop(nn.Module):
         size = size[0] if not isinstance(size, int) and len(size) == 1 else size
         self.size = per_axis("LockedCrop", size, 2)
         self.stride = per_axis("LockedCrop", stride, 2)
+        if any(period > count for period, count in zip(self.stride, self.size, strict=True)):
+            raise ValueError(
+                f"LockedCrop: the stride must not be larger than the window of {self.size}, got "
+                f"{self.stride}; lock_grid(model, images).summary.stride finds it"
+            )
         if resize_size is None:
             resize_size = min(self.size) + max(self.stride)
         elif not isinstance(resize_size, int) and len(resize_size) == 1:
@@ -213,7 +219,7 @@ def locked(transforms: Any, stride: int | Sequence[int], selector: nn.Module | N
         ValueError: If there is no Resize that a CenterCrop follows.
     """
     compose = require("torchvision.transforms.v2", extra="train").Compose
-    if hasattr(transforms, "crop_size") and hasattr(transforms, "resize_size"):
+    if all(hasattr(transforms, name) for name in ("crop_size", "resize_size", "antialias")):
         rest = copy.copy(transforms)  # which finds the frame cut already, and leaves it so
         rest.resize_size = rest.crop_size
         return compose([_crop_of(transforms, transforms, stride, selector), rest])
@@ -233,4 +239,21 @@ def _crop_of(resize: Any, crop: Any, stride: int | Sequence[int], selector: Any)
     size = getattr(crop, "crop_size", None) or crop.size
     scaled = getattr(resize, "resize_size", None) or resize.size
     mode = resize.interpolation
-    return LockedCrop(size, stride, resize_size=scaled, interpolation=mode, selector=selector)
+    if getattr(resize, "antialias", True) is False:
+        raise ValueError(
+            "locked: the resizing must be antialiased, since what aliases does not move with the "
+            "content, got antialias=False; pass antialias=True"
+        )
+    locked_crop = LockedCrop(
+        size, stride, resize_size=scaled, interpolation=mode, selector=selector
+    )
+    if isinstance(locked_crop.resize_size, int):
+        room = locked_crop.resize_size - min(locked_crop.size)
+        if room < max(locked_crop.stride):
+            warnings.warn(
+                f"locked: frames leave {room} pixels of room around the window for moves of up to "
+                f"{max(locked_crop.stride) // 2}; where there is none the edge is reflected, and "
+                "the lock helps less",
+                stacklevel=3,
+            )
+    return locked_crop

@@ -78,9 +78,13 @@ class LockSummary:
             f"{self.model}, locked to the content modulo {_shown(self.stride)} pixels ({source})"
         ]
         if any(self.margin):
-            lines.append(f"  window    cut from images larger by {_shown(self.margin)}")
-        else:
-            lines.append(f"  edge      {self.padding_mode}; images larger by a stride need none")
+            lines.append(f"  window    cut from images larger by {_shown(self.margin)} pixels")
+        invented = [max(0, (s - m) // 2) for s, m in zip(self.stride, self.margin, strict=True)]
+        if any(invented):
+            lines.append(
+                f"  edge      up to {_shown(invented)} pixels beyond it are shown by "
+                f"{self.padding_mode}; margin={max(self.stride)} shows real ones"
+            )
         for output in self.outputs:
             steps = _shown([str(step) for step in output.steps])
             lines.append(f"  output    {output.index}: moved back, {steps} pixels per position")
@@ -174,8 +178,8 @@ def lock_grid(
         The locked network, with ``.model`` and ``.summary``.
 
     Raises:
-        ValueError: If the network samples by no stride, or an argument of the lock is wrong.
-        CaptureError: If the network cannot be followed and no stride is given.
+        ValueError: If the network samples by no stride, or cannot be followed and no stride is
+            given, or the images are too small for it, or an argument of the lock is wrong.
 
     Equivariance:
         Approximate: measured in docs/guide/motion.md.  Checked by ``tests/motion/test_lock.py``.
@@ -184,7 +188,7 @@ def lock_grid(
         >>> net = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.MaxPool2d(2))
         >>> print(lock_grid(net, torch.rand(1, 3, 32, 32)).summary)
         Sequential, locked to the content modulo 4x4 pixels (found by analysis)
-          edge      reflect; images larger by a stride need none
+          edge      up to 2x2 pixels beyond it are shown by reflect; margin=4 shows real ones
           output    0: moved back, 4x4 pixels per position
     """
     given = (args,) if isinstance(args, Tensor) else tuple(args)
@@ -207,7 +211,10 @@ def lock_grid(
             notes.append(f"behind {unknown} strides were read from the arguments of its calls")
     except CaptureError as error:
         if stride is None:
-            raise
+            raise ValueError(
+                f"lock_grid: the network must be such that analysis can follow it, got "
+                f"{error.module or type(model).__name__}, which {error.reason}; pass stride="
+            ) from error
         notes.append(f"outputs are not moved back: {error.reason}")
     strides = found if stride is None else per_axis("lock_grid", stride, dims)
     if max(strides) == 1:
@@ -216,6 +223,8 @@ def lock_grid(
             "follow; pass stride="
         )
     lock = _LOCKS[dims - 1](strides, selector, interpolation, padding_mode, margin)
+    larger = [size + pixels for size, pixels in zip(images.shape[2:], lock.margin, strict=True)]
+    lock(torch.zeros(1, 1, *larger), torch.zeros(1, dims))  # refuses images that are too small
     summary = LockSummary(
         type(model).__name__,
         strides,

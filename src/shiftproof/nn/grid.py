@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 
 import torch
 from torch import Tensor, nn
@@ -195,11 +196,18 @@ class _GridLock(StridedModule):
         super().__init__(stride)
         name = type(self).__name__
         check_padding_mode(name, padding_mode, EDGE_MODES, "reflect invents least")
-        pixels = (margin,) * self.num_dims if isinstance(margin, int) else tuple(margin)
-        if len(pixels) != self.num_dims or min(pixels) < 0 or any(p % 2 for p in pixels):
+        for what, part in (("selector", selector), ("interpolation", interpolation)):
+            if part is not None and not isinstance(part, nn.Module):
+                raise TypeError(
+                    f"{name}: {what} must be a module, got {part!r}; see shiftproof.nn, or leave it"
+                )
+        pixels = tuple(margin) if isinstance(margin, Sequence) else (margin,) * self.num_dims
+        if len(pixels) != self.num_dims or not all(
+            isinstance(p, Integral) and p >= 0 and p % 2 == 0 for p in pixels
+        ):
             raise ValueError(
                 f"{name}: margin must be an even number of pixels, one for all axes or one for "
-                f"each of {self.num_dims}, got {margin}; the stride is enough"
+                f"each of {self.num_dims}, got {margin}; take the stride, or the next even number"
             )
         self.selector = CornerStrength() if selector is None else selector
         self.interpolation = BandLimited() if interpolation is None else interpolation
@@ -218,9 +226,10 @@ class _GridLock(StridedModule):
             ValueError: If the input has another number of axes.
         """
         if x.ndim != 2 + self.num_dims:
+            other = f", or take GridLock{x.ndim - 2}d" if x.ndim in (3, 4, 5) else ""
             raise ValueError(
                 f"{type(self).__name__}: images must be (N, C) and {self.num_dims} spatial axes, "
-                f"got shape {tuple(x.shape)}; add the batch axis, or take GridLock{x.ndim - 2}d"
+                f"got shape {tuple(x.shape)}; add the batch axis{other}"
             )
         middle = [pixels / 2 for pixels in self.margin]
         return locate_grid(x, self.stride, self.selector, origin=middle).offset
@@ -244,6 +253,11 @@ class _GridLock(StridedModule):
         half = [pixels // 2 for pixels in self.margin]
         start = offset + torch.tensor(half, dtype=offset.dtype, device=offset.device)
         size = [n - m for n, m in zip(x.shape[2:], self.margin, strict=True)]
+        if min(size) < 1:
+            raise ValueError(
+                f"{type(self).__name__}: images must be larger than the margin {self.margin}, got "
+                f"{tuple(x.shape[2:])}; pass larger images"
+            )
         pairs = zip(self.stride, half, strict=True)
         reach = [max(0, s // 2 + 1 - h) for s, h in pairs]
         moved: Tensor = self.interpolation(x, start, size, reach, self.padding_mode)

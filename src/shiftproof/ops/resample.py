@@ -98,12 +98,24 @@ def read_between(
         padding_mode: What is beyond the edge.
 
     Returns:
-        The windows, ``(N, C, *size)``.
+        The windows, ``(N, C, *size)``; whole numbers are rounded.
 
     Equivariance:
         Approximate: the response of the kernel differs between fractions only close to the highest
         frequency.  Checked by ``tests/ops/test_resample.py``.
     """
+    if not x.is_floating_point():
+        found = read_between(
+            x.to(torch.float32),
+            start,
+            size,
+            taps=taps,
+            cutoff=cutoff,
+            reach=reach,
+            padding_mode=padding_mode,
+        )
+        limits = torch.iinfo(x.dtype)
+        return found.round().clamp(limits.min, limits.max).to(x.dtype)
     before = taps // 2 - 1
     borders = [width + taps // 2 for width in reach]
     whole = start.floor()
@@ -122,7 +134,8 @@ def _filtered(x: Tensor, weights: Tensor, axis: int) -> Tensor:
     """Filter an axis of each image with weights of its own, ``(N, taps)``."""
     n, channels, *sizes = x.shape
     taps, dims = weights.shape[1], len(sizes)
-    if torch.compiler.is_compiling():  # a batch whose size is open is no number of groups
+    # A batch whose size is open is no number of groups, nor is an empty one.
+    if torch.compiler.is_compiling() or n == 0:
         count = sizes[axis] - taps + 1
         columns = weights.reshape(n, taps, *[1] * (dims + 1)).unbind(1)
         parts = (x.narrow(2 + axis, i, count) * column for i, column in enumerate(columns))

@@ -258,4 +258,5 @@ def torus_peak(scores: Tensor, stride: int | Sequence[int]) -> GridLocation:
         apart = fold(centres[axis] - place[:, None], period).abs()
         away = away | _beside(apart > period / 8, axis, dims)
     rest = torch.where(away, scores, worst.reshape(-1, *[1] * dims)).flatten(1).amax(1)
-    return GridLocation(torch.stack(found, 1), ((at - rest) / scale).clamp(0, 1))
+    offset = torch.stack(found, 1).nan_to_num(0.0)  # an image with nan stays where it is
+    return GridLocation(offset, ((at - rest) / scale).clamp(0, 1).nan_to_num(0.0))
