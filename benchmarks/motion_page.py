@@ -38,9 +38,9 @@ over photographs. Motion is in pixels of the network's window per frame, (rows, 
 average of 4 windows takes four forward passes, all else takes one. Rows with noise at 0, 0 are a
 camera that stands still. A pan has 9 frames, fewer where they would leave the photograph.
 
-*Locked transform*: `motion.LockedCrop`; *lock with margin*: `nn.GridLock2d` on the network's input and
-a stride around it; *edge reflected* and *replicated*: on the input alone; *whole pixels*: the same
-without fractions; *random window*: the plain transform with another place to cut; *circular
+*Locked transform*: `motion.LockedCrop`; *lock with margin*: `nn.GridLock2d` on the network's input
+and a stride around it; *edge reflected* and *replicated*: on the input alone; *whole pixels*: the
+same without fractions; *random window*: the plain transform with another place to cut; *circular
 conversion*: `convert`, without tuning.
 """
 
