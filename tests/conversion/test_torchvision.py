@@ -178,7 +178,9 @@ def test_runs_in_onnx(made: Made, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     conversion, x = made.conversion, made.images
     path = tmp_path / "model.onnx"
-    torch.onnx.export(conversion.model, (x,), dynamo=True, verbose=False).save(path)
+    # From the module itself, sizes are symbols and simplifying them takes minutes.
+    program = torch.export.export(conversion.model, (x,), strict=False)
+    torch.onnx.export(program, dynamo=True, verbose=False).save(path)
     session = onnxruntime.InferenceSession(path)
     source = session.get_inputs()[0].name
     (before,) = session.run(None, {source: x.numpy()})
