@@ -24,7 +24,7 @@ import shiftproof
 from benchmarks.bootstrap import bootstrap
 from benchmarks.gate import ROOT
 from benchmarks.measured import RESULTS
-from benchmarks.motion_page import write_page
+from benchmarks.motion_page import LOCKS, write_page
 from benchmarks.pretrained import load_network
 from shiftproof.extras import require
 from shiftproof.metrics import flip_rate, jitter
@@ -60,12 +60,6 @@ MOTIONS: list[Motion] = [
 ]
 COSTLY = ((0.0, 0.5), (0.0, 1.0), (0.0, 4.0))
 """Motions for which what costs several forward passes is measured too."""
-
-LOCKS = (
-    *("as it is", "locked transform", "lock with margin"),
-    *("lock, edge reflected", "lock, edge replicated"),
-)
-"""Methods that are measured if few are asked for."""
 
 Method = Callable[[Tensor], Tensor]
 """From frames of the camera to images for the network."""
@@ -172,7 +166,7 @@ def measure_pans(
             answers = {
                 name: bench.probabilities(method(frames))
                 for name, method in bench.methods(generator).items()
-                if not few or name in LOCKS
+                if not few or name in ("as it is", *LOCKS)
             }
             if costly:
                 answers["average of 4 windows"] = bench.averaged(frames)

@@ -12,13 +12,11 @@ from benchmarks.measured import RESULTS
 from shiftproof.extras import require
 from shiftproof.results import write_text
 
+LOCKS = ("locked transform", "lock with margin", "lock, edge reflected", "lock, edge replicated")
 METHODS = (
     "as it is",
     "random window",
-    "locked transform",
-    "lock with margin",
-    "lock, edge reflected",
-    "lock, edge replicated",
+    *LOCKS,
     "lock of whole pixels",
     "average of 4 windows",
     "circular conversion",
@@ -91,7 +89,7 @@ def _all_flips(rows: list[dict[str, Any]]) -> Iterator[str]:
         by_method.setdefault(row["method"], []).append(torch.tensor(row["per_photograph"])[:, 1])
     base = torch.stack(by_method["as it is"]).mean(0)
     parts = []
-    for method in METHODS[2:6]:
+    for method in LOCKS:
         less = torch.stack(by_method[method]).mean(0) - base
         found = bootstrap(lambda i, less=less: less[i].mean(1), len(base))
         parts.append(f"{method} {found.value:.2f} ({found.low:.2f} to {found.high:.2f})")

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 import shiftproof
+from shiftproof.analysis.graph import tensors_in
 from shiftproof.nn import FirstPhase
 
 pytestmark = pytest.mark.slow
@@ -15,20 +16,15 @@ SUBJECTS = {subject.key: subject for subject in coverage_models.subjects()}
 SEGMENTATION = models.list_models(module=models.segmentation)
 
 
-def tensors(result: object) -> list[Tensor]:
-    parts = result.values() if isinstance(result, dict) else result
-    return [result] if isinstance(result, Tensor) else [t for part in parts for t in tensors(part)]
-
-
 def check(model: nn.Module, images: Tensor) -> None:
     """A lock whose offset is zero changes nothing, and one that moves gives what is finite."""
     with torch.no_grad():
-        plain = tensors(model(images.clone()))
+        plain = tensors_in(model(images.clone()))
         still = shiftproof.lock_grid(model, images, selector=FirstPhase())
-        for expected, found in zip(plain, tensors(still(images.clone())), strict=True):
+        for expected, found in zip(plain, tensors_in(still(images.clone())), strict=True):
             torch.testing.assert_close(found, expected)
         locked = shiftproof.lock_grid(model, images)
-        moved = tensors(locked(images.clone()))
+        moved = tensors_in(locked(images.clone()))
     assert [y.shape for y in moved] == [y.shape for y in plain]
     assert all(y.isfinite().all() for y in moved)
     assert max(locked.summary.stride) <= 64  # no network of the zoos samples more coarsely

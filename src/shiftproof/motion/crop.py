@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from shiftproof.extras import require
 from shiftproof.nn.grid import locate_grid
 from shiftproof.ops.phases import per_axis
-from shiftproof.ops.resample import KERNELS, Kernel, resample
+from shiftproof.ops.resample import KERNELS, Kernel, in_dtype, resample
 
 
 class LockedCrop(nn.Module):
@@ -184,10 +184,7 @@ def _as_batch(frame: Any, low: Sequence[int], high: Sequence[int]) -> _Batch:
         x = x if x.is_floating_point() else x.to(torch.float32)
 
         def restore(x: Tensor) -> Tensor:
-            if not dtype.is_floating_point:
-                info = torch.iinfo(dtype)
-                x = x.round().clamp(info.min, info.max)
-            return x.to(dtype).reshape(*batch, *x.shape[1:]).as_subclass(kind)
+            return in_dtype(x, dtype).reshape(*batch, *x.shape[1:]).as_subclass(kind)
 
         return _Batch(x.reshape(-1, *x.shape[-3:]), restore)
     image, numpy = require("PIL.Image", extra="train"), require("numpy", extra="train")
@@ -195,7 +192,7 @@ def _as_batch(frame: Any, low: Sequence[int], high: Sequence[int]) -> _Batch:
     channels_first = pixels.reshape(*pixels.shape[:2], -1).permute(2, 0, 1)[None]
 
     def to_image(x: Tensor) -> Any:
-        found = x[0].round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0)
+        found = in_dtype(x[0], torch.uint8).permute(1, 2, 0)
         found = found[..., 0] if found.shape[-1] == 1 else found
         return image.fromarray(found.contiguous().numpy(), mode=frame.mode)
 

@@ -21,6 +21,22 @@ Kernel = Literal["bilinear", "bicubic"]
 KERNELS: tuple[Kernel, ...] = get_args(Kernel)
 
 
+def in_dtype(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Values in another dtype; to whole numbers they are rounded, and kept in their range.
+
+    Args:
+        x: Values of a floating-point dtype.
+        dtype: The other one.
+
+    Returns:
+        The values in it.
+    """
+    if not dtype.is_floating_point:
+        limits = torch.iinfo(dtype)
+        x = x.round().clamp(limits.min, limits.max)
+    return x.to(dtype)
+
+
 def extended(x: Tensor, reach: Sequence[int], padding_mode: EdgeMode) -> Tensor:
     """Images with a border on every side.
 
@@ -104,18 +120,8 @@ def read_between(
         Approximate: the response of the kernel differs between fractions only close to the highest
         frequency.  Checked by ``tests/ops/test_resample.py``.
     """
-    if not x.is_floating_point():
-        found = read_between(
-            x.to(torch.float32),
-            start,
-            size,
-            taps=taps,
-            cutoff=cutoff,
-            reach=reach,
-            padding_mode=padding_mode,
-        )
-        limits = torch.iinfo(x.dtype)
-        return found.round().clamp(limits.min, limits.max).to(x.dtype)
+    dtype = x.dtype
+    x = x if dtype.is_floating_point else x.to(torch.float32)
     before = taps // 2 - 1
     borders = [width + taps // 2 for width in reach]
     whole = start.floor()
@@ -127,7 +133,7 @@ def read_between(
         for axis in range(len(size)):
             weights = kernel_weights(fraction[:, axis], taps, cutoff).to(x.dtype)
             window = _filtered(window, weights, axis)
-    return window
+    return in_dtype(window, dtype)
 
 
 def _filtered(x: Tensor, weights: Tensor, axis: int) -> Tensor:
@@ -158,10 +164,9 @@ def _linear(t: Tensor) -> Tensor:
 
 
 _SHAPES: dict[Kernel, Callable[[Tensor], Tensor]] = {"bilinear": _linear, "bicubic": _cubic}
+_REACH: dict[Kernel, int] = {"bilinear": 1, "bicubic": 2}
 _PART = 32
 """Places that are computed at once, from the pixels around them."""
-
-_REACH: dict[Kernel, int] = {"bilinear": 1, "bicubic": 2}
 
 
 def _rows(size: int, start: Tensor, step: float, count: int, kernel: Kernel) -> tuple[Tensor, int]:
