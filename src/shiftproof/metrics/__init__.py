@@ -13,6 +13,12 @@ from shiftproof.metrics.consistency import (
 )
 from shiftproof.metrics.intervals import rate, wilson_interval
 from shiftproof.metrics.jitter import flip_rate, jitter
+from shiftproof.metrics.paired import (
+    DifferenceResult,
+    McNemarResult,
+    mcnemar,
+    paired_difference,
+)
 from shiftproof.metrics.protocols import (
     PROTOCOLS,
     CircularShifts,
@@ -26,6 +32,8 @@ __all__ = [
     "PROTOCOLS",
     "CircularShifts",
     "Crops",
+    "DifferenceResult",
+    "McNemarResult",
     "PaddedCrops",
     "Protocol",
     "accuracy_over_shifts",
@@ -33,6 +41,8 @@ __all__ = [
     "consistency",
     "flip_rate",
     "jitter",
+    "mcnemar",
+    "paired_difference",
     "protocol",
     "rate",
     "topk_correct",

@@ -18,7 +18,8 @@ def jitter(probabilities: Tensor) -> Tensor:
 
     ``mean over t of sum over classes of |p(t + 1) - p(t)| / 2``: the share of probability that
     moves from one class to others per frame.  It grows with the motion per frame, which is given
-    beside it.
+    beside it.  Frames of one pan depend on each other: for an interval of a difference, pass one
+    number per pan to ``paired_difference``.
 
     Args:
         probabilities: ``(T, ..., num_classes)``, T frames in their order.
