@@ -48,6 +48,12 @@ def parser() -> argparse.ArgumentParser:
         "test/<class>/*",
     )
     add("--batch_size", type=int, default=256)
+    add(
+        "--eval_batch_size",
+        type=int,
+        default=256,
+        help="images that share a shift when measuring consistency",
+    )
     add("--base_center_crop", type=int, default=32, help="height and width the network sees")
     add("--data_augmentation_flag", action="store_true", help="shift the training images")
     add("--train_split", type=float, default=0.9, help="share of the images that is trained on")
@@ -95,6 +101,7 @@ def configure(args: argparse.Namespace) -> Cifar10Config:
         model=ModelConfig(model_name(args.arch, args.filter_size), num_classes=10, options=options),
         epochs=args.num_epochs,
         batch_size=args.batch_size,
+        eval_batch_size=args.eval_batch_size,
         seed=secrets.randbits(31) if args.seed_num is None else args.seed_num,
         lr=args.lr,
         momentum=args.momentum,

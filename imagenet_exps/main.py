@@ -61,6 +61,13 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="images per node and forward pass, divided over the node's processes",
     )
+    add(
+        "--eval-batch-size",
+        type=int,
+        default=256,
+        metavar="N",
+        help="images that share a shift when measuring consistency, on however many processes",
+    )
     add("--lr", "--learning-rate", type=float, default=0.1)
     add("--lr_step", type=int, default=30, help="epochs until the learning rate is divided by 10")
     add("--cos_lr", action="store_true", help="cosine schedule instead of steps")
@@ -130,6 +137,7 @@ def configure(args: argparse.Namespace, processes_per_node: int) -> ImagenetConf
         model=ModelConfig(args.arch, num_classes=1000, options=options),
         epochs=args.epochs,
         batch_size=args.batch_size,
+        eval_batch_size=args.eval_batch_size,
         seed=secrets.randbits(31) if args.seed is None else args.seed,
         lr=args.lr,
         momentum=args.momentum,

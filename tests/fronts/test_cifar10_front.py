@@ -50,7 +50,7 @@ PUBLISHED = {
     "--apspool_criterion": "l2",
 }
 
-OURS = {"--dataset_path", "--print-freq", "--amp", "--compile"}
+OURS = {"--dataset_path", "--print-freq", "--amp", "--compile", "--eval_batch_size"}
 """Flags whose published default is not known, and our own."""
 
 FILES = {
@@ -137,13 +137,14 @@ def test_flags_reach_the_configuration():
         *("--start_epoch", "2"),
         *("--base_center_crop", "28"),
         *("--train_split", "0.8"),
+        *("--eval_batch_size", "100"),
     )
     train = config.train
     assert train.model.name == "cifar_resnet20_aps3"
     assert train.model.options["padding_mode"] == "zeros"
     assert isinstance(train.model.options["selector"], SmallestNorm)
     assert train.schedule == MultiStep((2, 4), 0.5)
-    assert (train.epochs, config.start_epoch) == (7, 2)
+    assert (train.epochs, train.eval_batch_size, config.start_epoch) == (7, 100, 2)
     assert (config.conv_pad_type, config.max_shift, config.center_crop) == ("zeros", 2, 28)
     assert (config.augment, config.measure_consistency, config.pin_memory) == (True, True, False)
     assert (config.erase_test, config.flip_test, config.train_split) == (5, True, 0.8)

@@ -49,7 +49,10 @@ PUBLISHED = {
     "--wandb": False,
 }
 
-OURS = {"--dist-url", "--out-dir", "--nproc-per-node", "--amp", "--compile"}
+OURS = {
+    *("--dist-url", "--out-dir", "--nproc-per-node", "--amp", "--compile"),
+    "--eval-batch-size",
+}
 """Flags whose published default is not known, and our own."""
 
 
@@ -96,6 +99,7 @@ def test_a_bare_command_is_the_papers_recipe():
     train = config.train
     assert (train.model.name, train.model.num_classes) == ("resnet18_aps1", 1000)
     assert (train.model.options, train.epochs, train.batch_size) == ({}, 90, 256)
+    assert train.eval_batch_size == 256
     assert (train.lr, train.momentum, train.weight_decay) == (0.1, 0.9, 1e-4)
     assert (train.schedule, train.accumulate, train.seed) == (Step(30), 1, 0)
     assert (config.workers, config.print_every) == (4, 100)
@@ -121,6 +125,7 @@ def test_flags_reach_the_configuration():
         "-e",
         *("-j", "1"),
         *("-p", "5"),
+        *("--eval-batch-size", "100"),
         "--embed",
         "--wandb",
         *("--out-dir", "o"),
@@ -130,6 +135,7 @@ def test_flags_reach_the_configuration():
     assert isinstance(train.model.options["selector"], LargestValue)
     assert (train.schedule, train.epochs) == (Cosine(7), 7)
     assert (train.batch_size, train.accumulate, config.processes_per_node) == (8, 2, 2)
+    assert train.eval_batch_size == 100
     assert (train.lr, train.weight_decay) == (0.2, 0.0)
     assert (config.resume, config.weights, config.start_epoch) == (Path("a.tar"), Path("w.pt"), 2)
     assert config.circular_augment
@@ -216,6 +222,7 @@ def test_pool_only_tells_what_it_costs(capsys):
         (["--resume", "nowhere.tar"], "load_checkpoint: the checkpoint must be a file, got nowh"),
         (["-e", "--resume", "nowhere.tar"], "load_checkpoint: the checkpoint must be a file"),
         (["-b", "0"], "train: batch_size must be at least 1, got 0"),
+        (["--eval-batch-size", "0"], "train: eval_batch_size must be at least 1, got 0"),
         (["-ba", "0"], "train: accumulate must be at least 1, got 0"),
         (["--lr", "0"], "train: lr must be positive, got 0.0"),
         (["--lr_step", "0"], "Step: every must be at least 1 epoch, got 0"),

@@ -1,5 +1,6 @@
 import dataclasses
 import time
+import types
 import warnings
 
 import pytest
@@ -15,8 +16,10 @@ from training_runs import (
     images,
     same_tensors,
     timeless,
+    trainer,
 )
 
+from shiftproof.metrics import protocol
 from shiftproof.training import RunFiles, evaluate, loop
 from shiftproof.training.checkpoint import copy_checkpoint
 from shiftproof.training.launch import launch
@@ -46,6 +49,18 @@ def measured(process, count=23):
         unreadable=unreadable,
     )
     return found, unreadable.over_all_processes()
+
+
+def validated(process, folder, processes_per_node=1, eval_batch_size=4):
+    """What a trainer finds whose batch is divided over its processes, but not for measuring."""
+    config = dataclasses.replace(
+        SHARED,
+        consistency=protocol("aps-cifar-test", max_shift=3),
+        eval_batch_size=eval_batch_size,
+    )
+    options = {"processes_per_node": processes_per_node, "process": process}
+    with trainer(folder, config, val=images(30, seed=1), **options) as made:
+        return repr(made._validate(types.SimpleNamespace(requested=False)))
 
 
 def copy_slowly(source, target):
@@ -87,6 +102,7 @@ def train_together(process, folder):
             "resumed history": repr(timeless(resumed.progress.history)),
             "measured": repr(measured(process)),
             "measured on one batch": repr(measured(process, 3)),
+            "validated": validated(process, own, 2),
         },
         folder / f"{process.rank}.pt",
     )
@@ -141,6 +157,13 @@ def test_an_evaluation_does_not_depend_on_the_number_of_processes(together):
     for found in together[2]:
         assert found["measured"] == repr(expected)
         assert found["measured on one batch"] == repr(one_batch)
+
+
+def test_a_validation_does_not_depend_on_the_batch_of_a_process(together, tmp_path):
+    expected = validated(ALONE, tmp_path)
+    assert [found["validated"] for found in together[2]] == [expected] * 2
+    # Control: which images share a shift does matter.
+    assert validated(ALONE, tmp_path, eval_batch_size=8) != expected
 
 
 def test_a_signal_to_one_process_stops_both_after_the_same_step(together):

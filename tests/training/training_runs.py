@@ -26,6 +26,7 @@ CONFIG = TrainConfig(
     ModelConfig("five layers", num_classes=3),
     epochs=3,
     batch_size=4,
+    eval_batch_size=4,
     seed=0,
     lr=0.05,
     accumulate=2,

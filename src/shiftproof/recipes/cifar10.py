@@ -245,7 +245,7 @@ def run_cifar10(config: Cifar10Config, process: Process) -> RunResult | None:
             trainer.model,
             splits[2],
             process=process,
-            batch_size=trainer.batch_size,
+            batch_size=train_config.eval_batch_size,
             seed=train_config.seed,
             consistency=test_protocol,
             pin_memory=config.pin_memory,

@@ -52,6 +52,7 @@ def digits(name: str, folder: Path, *, epochs: int = 10, seed: int = 0) -> Digit
         model=ModelConfig(name, num_classes=10, in_channels=1),
         epochs=epochs,
         batch_size=64,
+        eval_batch_size=64,
         seed=seed,
         lr=0.1,
         weight_decay=5e-4,

@@ -84,6 +84,7 @@ def finetune(
         model=ModelConfig(name, num_classes),
         epochs=epochs,
         batch_size=batch_size,
+        eval_batch_size=64,
         seed=seed,
         lr=lr,
         schedule=Cosine(max(epochs, 1)),
@@ -226,7 +227,7 @@ def _measure(stage: str, trainer: Trainer, wide: ImageDataset | None) -> dict[st
         model,
         trainer.val_data,
         process=trainer.process,
-        batch_size=config.batch_size,
+        batch_size=config.eval_batch_size,
         seed=config.seed,
         consistency=config.consistency,
         workers=trainer.workers,
@@ -238,7 +239,7 @@ def _measure(stage: str, trainer: Trainer, wide: ImageDataset | None) -> dict[st
     assert measured is not None
     rates = dict(measured.rates)
     if wide is not None:
-        images = _images(trainer, wide, EvalPlan(len(wide), config.batch_size))
+        images = _images(trainer, wide, EvalPlan(len(wide), config.eval_batch_size))
         rates["crop"] = consistency(model, images, protocol("crop"), seed=config.seed)
     rates = {f"{stage} {name}": rate for name, rate in rates.items()}
     for name, rate in rates.items():

@@ -261,7 +261,7 @@ def _evaluate(
         model,
         val_data,
         process=process,
-        batch_size=config.train.per_process(config.processes_per_node),
+        batch_size=config.train.eval_batch_size,
         seed=config.train.seed,
         consistency=protocol("aps-imagenet"),
         workers=config.workers,

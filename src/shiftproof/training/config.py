@@ -60,6 +60,8 @@ class TrainConfig:
         weight_decay: Of SGD, on all parameters.
         schedule: Learning rate of each epoch.
         accumulate: Batches per optimiser step.
+        eval_batch_size: Images per batch when measuring, on each process; however many processes
+            there are, the same images share a shift.  The published scripts' batch by default.
         consistency: Protocol measured on the validation images after each epoch; none if None.
         amp: ``"auto"``, ``"bfloat16"`` or ``"off"``: precision of the forward pass in training.
             Evaluation always runs in float32, where a shift changes no rounding that matters.
@@ -79,13 +81,15 @@ class TrainConfig:
     weight_decay: float = 1e-4
     schedule: Schedule = field(default_factory=Constant)
     accumulate: int = 1
+    eval_batch_size: int = 256
     consistency: Protocol | None = None
     amp: str = "auto"
     channels_last: bool = True
     compile: bool = False
 
     def __post_init__(self) -> None:
-        for name, smallest in (("epochs", 0), ("batch_size", 1), ("accumulate", 1)):
+        at_least_one = dict.fromkeys(("batch_size", "eval_batch_size", "accumulate"), 1)
+        for name, smallest in {"epochs": 0, **at_least_one}.items():
             if getattr(self, name) < smallest:
                 raise ValueError(
                     f"train: {name} must be at least {smallest}, got {getattr(self, name)}; "

@@ -232,7 +232,7 @@ class Trainer:
             self.model,
             self.val_data,
             process=self.process,
-            batch_size=self.batch_size,
+            batch_size=self.config.eval_batch_size,
             seed=self.config.seed,
             consistency=self.config.consistency,
             workers=self.workers,
