@@ -24,7 +24,7 @@ from shiftproof.data.cifar10 import CIFAR10_MEAN, CIFAR10_STD, load_cifar10
 from shiftproof.data.image_folder import open_imagenet
 from shiftproof.data.plan import Batch
 from shiftproof.data.transforms import Normalize
-from shiftproof.metrics import rate
+from shiftproof.metrics import cluster_rate
 from shiftproof.recipes.command import run_command
 from shiftproof.results import Environment, write_text
 from shiftproof.training.allocator import keep_freed_memory
@@ -70,18 +70,19 @@ def count_logits(name: str, images: Tensor, pairs: int, batch: int, channels_las
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     model = model.to(memory_format=memory_format)
     generator = torch.Generator().manual_seed(1)
-    done, logits_differ, predictions_differ, largest = 0, 0, 0, 0.0
+    done, logits_differ, largest, agreeing = 0, 0, 0.0, list[int]()
     start = time.monotonic()
     rounds = -(-pairs // len(images))
     for part in images.split(batch):
         x = part.contiguous(memory_format=memory_format)
-        still = model(x)
+        still, same = model(x), torch.zeros(len(x), dtype=torch.int64)
         for _ in range(rounds):
             moved = model(ops.circular_shift(x, random_shifts(x, generator)))
             logits_differ += int((moved != still).any(1).sum())
-            predictions_differ += int((moved.argmax(1) != still.argmax(1)).sum())
+            same += moved.argmax(1) == still.argmax(1)
             largest = max(largest, float((moved - still).abs().max() / still.std()))
             done += len(x)
+        agreeing += same.tolist()
     return {
         "model": name,
         "memory_format": str(memory_format),
@@ -89,9 +90,9 @@ def count_logits(name: str, images: Tensor, pairs: int, batch: int, channels_las
         "images": len(images),
         "size": images.shape[-1],
         "differing_logits": logits_differ,
-        "differing_predictions": predictions_differ,
+        "differing_predictions": done - sum(agreeing),
         "largest_difference_over_std": largest,
-        "consistency": asdict(rate("circular", done - predictions_differ, done)),
+        "consistency": asdict(cluster_rate("circular", agreeing, [rounds] * len(agreeing))),
         "seconds": time.monotonic() - start,
     }
 

@@ -23,7 +23,7 @@ import shiftproof
 from benchmarks.entries_models import replace_selects
 from benchmarks.invariance import enlarged, load_images, mirrored, random_shifts, write_results
 from shiftproof import nn, ops
-from shiftproof.metrics import rate
+from shiftproof.metrics import cluster_rate
 from shiftproof.models.weights import load_weights
 from shiftproof.recipes.command import run_command
 from shiftproof.training.allocator import keep_freed_memory
@@ -115,26 +115,31 @@ def measure(name: str, condition: Condition, images: Tensor, args: argparse.Name
         torch.autocast("cpu", torch.bfloat16) if condition.autocast else contextlib.nullcontext()
     )
     generator = torch.Generator().manual_seed(1)
-    count = logits = predictions = 0
-    largest = 0.0
+    count = logits = 0
+    largest, rounds = 0.0, -(-args.pairs // len(images))
+    agreeing = torch.zeros(len(images), dtype=torch.int64)
     with context:
-        for _ in range(-(-args.pairs // len(images))):
+        for _ in range(rounds):
+            same = []
             for part in condition.images(images).to(condition.dtype).split(args.batch):
                 pair = condition.pairs(part, generator)
                 still, moved = (model(x.contiguous(memory_format=layout)).double() for x in pair)
                 logits += int((moved != still).any(1).sum())
-                predictions += int((moved.argmax(1) != still.argmax(1)).sum())
+                same.append(moved.argmax(1) == still.argmax(1))
                 largest = max(largest, float((moved - still).abs().max() / still.std()))
                 count += len(part)
+            agreeing += torch.cat(same)
     return {
         "model": name,
         "trained": name in args.weights,
         "condition": condition.name,
         "pairs": count,
         "differing_logits": logits,
-        "differing_predictions": predictions,
+        "differing_predictions": count - int(agreeing.sum()),
         "largest_difference_over_std": largest,
-        "consistency": asdict(rate("consistency", count - predictions, count)),
+        "consistency": asdict(
+            cluster_rate("consistency", agreeing.tolist(), [rounds] * len(agreeing))
+        ),
     }
 
 

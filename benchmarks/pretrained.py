@@ -46,7 +46,7 @@ from shiftproof.extras import require
 from shiftproof.metrics import consistency, protocol, rate
 from shiftproof.recipes.command import run_command
 from shiftproof.recipes.finetune import FinetuneData, finetune, run_finetune
-from shiftproof.results import Environment, RateResult, write_text
+from shiftproof.results import Environment, RateResult, consistency_name, write_text
 from shiftproof.training import evaluate
 from shiftproof.training.allocator import keep_freed_memory
 from shiftproof.training.distributed import Process
@@ -201,8 +201,9 @@ class Bench:
         wide = self.seen(data)
         batches = (wide[batch].images for batch in EvalPlan(len(data), BATCH))
         channels_last = (x.contiguous(memory_format=torch.channels_last) for x in batches)
-        crop = consistency(model, channels_last, protocol("crop"))
-        return {"top-1": found.rates["top-1"], "circular": found.rates["circular"], "crop": crop}
+        crop = consistency(model, channels_last, protocol("crop", per_image=True))
+        circular = found.rates[consistency_name("circular")]
+        return {"top-1": found.rates["top-1"], "circular": circular, "crop": crop}
 
     def batches(
         self, data: ImageTensors, size: int, epochs: int, *steps: BatchTransform
@@ -272,7 +273,7 @@ class Bench:
 
 
 def pooled(parts: list[Rates]) -> Rates:
-    """Rates of disjoint sets of photographs as rates of all of them."""
+    """Rates of disjoint sets of independent photographs as rates of all of them."""
     return {
         name: rate(
             parts[0][name].protocol,

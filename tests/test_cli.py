@@ -74,7 +74,7 @@ def test_the_demonstration_compares_four_networks(tmp_path, monkeypatch, capsys,
     for name, row in zip(digits.MODELS, table[2:], strict=True):
         result = load_result(folder / name / "result.json")
         assert row.startswith(f"| {name} | {result.num_parameters:,} | ")
-        assert f"{result.rates['test worst-shift'].percent:.2f} %" in row
+        assert f"{result.rates['test worst-shift accuracy'].percent:.2f} %" in row
         assert name in output
     assert f"accuracy at every shift: {folder / 'accuracy_over_shifts.png'}" in output
 

@@ -27,7 +27,7 @@ def epoch_result(epoch):
         val_loss=2.2,
         val_rates={
             "top-1": RateResult("top-1", 10, 7, 0.39, 0.89),
-            "aps-cifar-val": RateResult("aps-cifar-val", 4, 4, 0.51, 1.0, batch_mean=1.0),
+            "consistency (aps-cifar-val)": RateResult("aps-cifar-val", 4, 4, 0, 1, 1.0, 1),
         },
     )
 
@@ -83,7 +83,7 @@ def test_environment_names_what_is_installed():
 
 def test_consistency_of_an_epoch():
     epoch = epoch_result(0)
-    assert epoch.consistency == epoch.val_rates["aps-cifar-val"]
+    assert epoch.consistency == epoch.val_rates["consistency (aps-cifar-val)"]
     assert (
         dataclasses.replace(epoch, val_rates={"top-1": epoch.val_rates["top-1"]}).consistency
         is None
@@ -95,6 +95,35 @@ def test_round_trip(tmp_path):
     save_result(run_result(), path)
     assert load_result(path) == run_result()
     assert load_result(str(path)).schema == SCHEMA
+
+
+def test_a_result_of_the_first_schema_gets_the_names_of_today(tmp_path):
+    old = {"n": 4, "successes": 3, "low": 0.3, "high": 0.95, "batch_mean": None}
+    names = {
+        "test top-1": "test top-1",
+        "test aps-cifar-test(max_shift=5)": "test consistency (aps-cifar-test(max_shift=5))",
+        "before circular": "before consistency (circular)",
+        "test worst-shift": "test worst-shift accuracy",
+        "top-1 at shift (0, 1)": "top-1 at shift (0, 1)",
+    }
+
+    def edit(data):
+        data["schema"] = 1
+        protocols = (name.removeprefix("test ").removeprefix("before ") for name in names)
+        data["rates"] = {
+            name: {"protocol": protocol, **old}
+            for name, protocol in zip(names, protocols, strict=True)
+        }
+        data["history"][0]["val_rates"] = {"top-1": {"protocol": "top-1", **old}}
+        data["history"][0]["val_rates"]["circular"] = {"protocol": "circular", **old}
+
+    path = edited(tmp_path, edit)
+    result = load_result(path)
+    assert list(result.rates) == list(names.values())
+    assert list(result.history[0].val_rates) == ["top-1", "consistency (circular)"]
+    assert result.history[0].consistency.protocol == "circular"
+    save_result(result, path)
+    assert load_result(path) == result
 
 
 def test_round_trip_of_the_least(tmp_path):

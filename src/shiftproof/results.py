@@ -14,8 +14,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-SCHEMA = 1
-"""Version of the JSON layout; readers refuse a newer one."""
+SCHEMA = 2
+"""Version of the JSON layout; readers refuse a newer one.
+
+Version 1 called consistency by its protocol alone and took the images of a batch for independent.
+"""
+
+
+def consistency_name(protocol: str) -> str:
+    """What consistency under a protocol is called wherever it is shown.
+
+    Args:
+        protocol: Name of the protocol.
+
+    Returns:
+        The name.
+
+    Examples:
+        >>> consistency_name("aps-imagenet")
+        'consistency (aps-imagenet)'
+    """
+    return f"consistency ({protocol})"
 
 
 @dataclass(frozen=True)
@@ -26,10 +45,13 @@ class RateResult:
         protocol: Name of the measurement, for instance ``"top-1"`` or ``"aps-imagenet"``.
         n: Number of images.
         successes: Number of images for which the statement held.
-        low: Lower end of the 95 % Wilson interval, in [0, 1].
-        high: Upper end of the 95 % Wilson interval, in [0, 1].
+        low: Lower end of the 95 % interval, in [0, 1].
+        high: Upper end of the 95 % interval, in [0, 1].
         batch_mean: Mean over batches of the share within each batch, the average that published
             code reports; ``None`` where batches play no role.
+        num_clusters: Number of groups of dependent images, for instance batches that share a
+            shift, which the interval allows for; with fewer than two it is (0, 1).  ``None`` for
+            independent images.
     """
 
     protocol: str
@@ -38,6 +60,7 @@ class RateResult:
     low: float
     high: float
     batch_mean: float | None = None
+    num_clusters: int | None = None
 
     @property
     def value(self) -> float:
@@ -48,6 +71,20 @@ class RateResult:
     def percent(self) -> float:
         """The share in percent."""
         return 100.0 * self.value
+
+
+def _read_rates(rates: dict[str, Any]) -> dict[str, RateResult]:
+    """Rates from JSON, those of version 1 by the names that they have now."""
+    read = {}
+    for name, fields in rates.items():
+        rate = RateResult(**fields)
+        stage = name.removesuffix(rate.protocol)
+        if rate.protocol == "worst-shift" and stage != name:
+            name = f"{stage}worst-shift accuracy"
+        elif not rate.protocol.startswith("top-") and stage != name:
+            name = stage + consistency_name(rate.protocol)
+        read[name] = rate
+    return read
 
 
 @dataclass(frozen=True)
@@ -99,7 +136,7 @@ class EpochResult:
         train_top1: Accuracy over the same, in [0, 1].
         val_loss: Mean cross-entropy over the validation images.
         val_rates: Shares measured on the validation images by name: ``"top-1"``, ``"top-5"``, and
-            consistency by protocol where it was asked for.
+            ``consistency_name(protocol)`` where it was asked for.
     """
 
     epoch: int
@@ -148,8 +185,7 @@ class EpochResult:
         Returns:
             The result.
         """
-        rates = {name: RateResult(**rate) for name, rate in data["val_rates"].items()}
-        return cls(**{**data, "val_rates": rates})
+        return cls(**{**data, "val_rates": _read_rates(data["val_rates"])})
 
 
 @dataclass(frozen=True)
@@ -263,9 +299,10 @@ def load_result(path: str | os.PathLike[str]) -> RunResult:
         )
     try:
         data["environment"] = Environment(**data["environment"])
-        data["rates"] = {name: RateResult(**rate) for name, rate in data["rates"].items()}
+        data["rates"] = _read_rates(data["rates"])
         data["history"] = tuple(EpochResult.from_dict(epoch) for epoch in data["history"])
         data["unreadable"] = tuple(data["unreadable"])
+        data["schema"] = SCHEMA
         return RunResult(**data)
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(

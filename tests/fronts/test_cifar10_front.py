@@ -166,7 +166,7 @@ def test_the_papers_command_trains_on_the_cpu_with_one_warning(tmp_path, dataset
     assert start(MAIN, *command) == 0
     output, errors = capsys.readouterr()
     assert errors == "warning: no CUDA device was found for '0', computing on the CPU\n"
-    assert "test aps-cifar-test: 100.00 % (n=2, " in output
+    assert "test consistency (aps-cifar-test): 100.00 % (n=2 in 1 batch" in output
     assert {path.name for path in (tmp_path / "run").iterdir()} == FILES
     assert load_result(tmp_path / "run" / "result.json").model == "cifar_resnet20_aps3"
     # Again: refused, gone on with, and evaluated.

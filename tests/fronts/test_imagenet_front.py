@@ -170,7 +170,7 @@ def test_the_papers_commands_train_and_evaluate(tmp_path, dataset, small_images,
     output, errors = capsys.readouterr()
     assert errors == ""
     assert output.startswith("resnet18_aps1 on 1 process(es), 2 images per step, seed 0\n")
-    assert "val aps-imagenet: 100.00 % (n=4, " in output
+    assert "val consistency (aps-imagenet): 100.00 % (n=4 in 1 batch" in output
     trained = load_result(one / "result.json")
     # By the paper's second command; without CUDA that is one process, and one line tells so.
     best = one / "model_best.pth.tar"
@@ -273,5 +273,5 @@ def test_two_processes_train_and_evaluate(tmp_path, dataset, starter):
     assert done.returncode == 0, done.stderr
     assert "resnet18_aps1 on 2 process(es), 2 images per step, seed 0" in done.stdout
     result = load_result(tmp_path / "result.json")
-    assert result.rates["val aps-imagenet"].n == 4
-    assert result.rates["val aps-imagenet"].value == 1.0
+    assert result.rates["val consistency (aps-imagenet)"].n == 4
+    assert result.rates["val consistency (aps-imagenet)"].value == 1.0

@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import itertools
 import pickle
 import subprocess
@@ -12,6 +13,7 @@ import torch.multiprocessing
 
 from shiftproof.metrics import (
     agreement,
+    cluster_rate,
     consistency,
     protocol,
     rate,
@@ -21,12 +23,13 @@ from shiftproof.metrics.accumulate import Accuracy, Consistency, FlipRate, Jitte
 
 NUM_BATCHES = 5
 CIRCULAR = protocol("circular")
+SHARED = protocol("aps-imagenet")
 
 
 def batches():
     """Batches of different sizes: two versions of the logits, and labels."""
     source = torch.Generator().manual_seed(0)
-    sizes = [8, 4, 8, 2, 1][:NUM_BATCHES]
+    sizes = [7, 3, 8, 6, 5][:NUM_BATCHES]
     return [
         (
             torch.randn(size, 3, generator=source),
@@ -54,11 +57,13 @@ def measure_pans(rank=0, world_size=1):
 
 def measure(rank=0, world_size=1):
     top_1, top_2, consistent = Accuracy(), Accuracy(k=2), Consistency(CIRCULAR)
+    shared = Consistency(SHARED)
     for still, moved, labels in batches()[rank::world_size]:
         top_1.update(still, labels)
         top_2.update(still, labels)
         consistent.update(still, moved)
-    return top_1.compute(), top_2.compute(), consistent.compute()
+        shared.update(still, moved)
+    return top_1.compute(), top_2.compute(), consistent.compute(), shared.compute()
 
 
 def one_of_two(rank, folder):
@@ -74,15 +79,19 @@ def one_of_two(rank, folder):
 
 
 def test_against_the_functions():
-    top_1, top_2, consistent = measure()
-    still, moved, labels = (torch.cat(parts) for parts in zip(*batches(), strict=True))
-    assert top_1 == rate("top-1", int(topk_correct(still, labels, 1).sum()), 23)
-    assert top_2 == rate("top-2", int(topk_correct(still, labels, 2).sum()), 23)
-    assert top_1.successes < top_2.successes < 23
+    top_1, top_2, consistent, shared = measure()
+    still, _, labels = (torch.cat(parts) for parts in zip(*batches(), strict=True))
+    assert top_1 == rate("top-1", int(topk_correct(still, labels, 1).sum()), 29)
+    assert top_2 == rate("top-2", int(topk_correct(still, labels, 2).sum()), 29)
+    assert top_1.successes < top_2.successes < 29
     shares = [float(agreement([a, b]).double().mean()) for a, b, _ in batches()]
-    expected = rate("circular", int(agreement([still, moved]).sum()), 23, sum(shares) / NUM_BATCHES)
-    assert consistent == expected
-    assert consistent.batch_mean != consistent.value
+    successes = [int(agreement([a, b]).sum()) for a, b, _ in batches()]
+    mean = consistent.batch_mean
+    assert mean == pytest.approx(sum(shares) / NUM_BATCHES, abs=1e-12) != consistent.value
+    assert consistent == rate("circular", sum(successes), 29, mean)
+    sizes = [len(labels) for *_, labels in batches()]
+    expected = cluster_rate("aps-imagenet", successes, sizes)
+    assert shared == dataclasses.replace(expected, batch_mean=mean)
 
 
 def test_two_processes_equal_one(tmp_path):
@@ -90,9 +99,7 @@ def test_two_processes_equal_one(tmp_path):
     expected = measure()
     for rank in range(2):
         results = pickle.loads((tmp_path / f"{rank}.pickle").read_bytes())
-        assert results[:2] == expected[:2]
-        # All shares are multiples of 1/8, so that their sum has no rounding.
-        assert results[2] == expected[2]
+        assert results == expected
         found = pickle.loads((tmp_path / f"{rank}.pans").read_bytes())
         assert found == pytest.approx(measure_pans(), rel=1e-12)
 
@@ -109,21 +116,21 @@ def test_pans_are_counted_pair_by_pair():
     assert measure_pans() == pytest.approx(expected, rel=1e-6)
 
 
-def test_twin_of_consistency():
+@pytest.mark.parametrize("chosen", [CIRCULAR, protocol("aps-imagenet", max_shift=2)])
+def test_twin_of_consistency(chosen):
     source = torch.Generator().manual_seed(5)
-    images = [torch.rand(size, 3, 6, 6, generator=source) for size in (7, 3)]
+    images = [torch.rand(size, 3, 6, 6, generator=source) for size in (7, 3, 6)]
 
     def model(x):
         return x[:, :, 0, 0]
 
-    metric, source = Consistency(CIRCULAR), torch.Generator().manual_seed(0)
+    metric, source = Consistency(chosen), torch.Generator().manual_seed(0)
     for batch in images:
-        metric.update(*map(model, CIRCULAR.views(batch, source)))
-    expected = consistency(model, images, CIRCULAR, seed=0)
-    assert 0 < expected.successes < 10
-    result = metric.compute()
-    assert result.batch_mean == pytest.approx(expected.batch_mean)
-    assert (result.n, result.successes) == (expected.n, expected.successes)
+        metric.update(*map(model, chosen.views(batch, source)))
+    expected = consistency(model, images, chosen, seed=0)
+    assert 0 < expected.successes < 16
+    assert expected.num_clusters == (None if chosen is CIRCULAR else 3)
+    assert metric.compute() == expected
 
 
 def test_forward_gives_the_batch_and_accumulates():
@@ -155,6 +162,7 @@ def test_empty_batches_do_not_enter_the_mean():
     metric = Consistency(CIRCULAR)
     metric.update(torch.rand(0, 3), torch.rand(0, 3))
     assert (metric.compute().n, metric.compute().batch_mean) == (0, None)
+    assert (metric.compute().low, metric.compute().high) == (0.0, 1.0)
     metric.update(torch.eye(2), torch.eye(2))
     assert metric.compute().batch_mean == 1.0
 

@@ -6,6 +6,7 @@ from shiftproof.metrics import (
     PROTOCOLS,
     accuracy_over_shifts,
     agreement,
+    cluster_interval,
     consistency,
     protocol,
     topk_correct,
@@ -91,6 +92,43 @@ def test_counts_against_the_definition():
     assert (result.n, result.successes) == (9, sum(flat))
     assert (result.low, result.high) == wilson_interval(sum(flat), 9)
     assert result.batch_mean == pytest.approx(sum(sum(a) / len(a) for a in agree) / 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "num_clusters"),
+    [
+        ("circular", {}, None),
+        ("aps-imagenet", {"per_image": True}, None),
+        ("crop", {"margin": 2, "per_image": True}, None),
+        ("aps-cifar-crop", {"per_image": True}, None),
+        ("aps-imagenet", {}, 3),
+        ("crop", {"margin": 2}, 3),
+        ("aps-cifar-crop", {}, 3),
+    ],
+)
+def test_images_of_a_batch_depend_on_each_other_where_they_share_a_shift(
+    name, fields, num_clusters
+):
+    batches = [torch.full((count, 1, 4, 4), 7.0) for count in (40, 30, 20)]
+    result = consistency(lambda x: x.amax((2, 3)).expand(-1, 2), batches, protocol(name, **fields))
+    assert (result.successes, result.num_clusters) == (90, num_clusters)
+    if num_clusters is None:
+        assert (result.low, result.high) == wilson_interval(90, 90)
+    else:
+        assert (result.low, result.high) == cluster_interval([40, 30, 20], [40, 30, 20])
+
+
+def test_a_protocol_that_does_not_say_so_is_not_taken_for_independent():
+    class Mirror:
+        name = "mirror"
+
+        def views(self, images, generator):
+            return images, images.flip(-1)
+
+    result = consistency(invariant, [marked(4, 4)] * 2, Mirror())
+    assert (result.num_clusters, result.low) == (2, cluster_interval([4, 4], [4, 4])[0])
+    Mirror.per_image = True
+    assert consistency(invariant, [marked(4, 4)] * 2, Mirror()).num_clusters is None
 
 
 def test_seed_decides():

@@ -92,6 +92,16 @@ def test_aps_cifar_crop_cuts_windows_of_the_padded_image():
     assert seen == set(windows)
 
 
+@pytest.mark.parametrize("per_image", [True, False])
+@pytest.mark.parametrize("name", ["crop", "aps-cifar-crop"])
+def test_windows_are_of_each_image_where_asked_for(name, per_image):
+    images = torch.arange(40 * 40.0).reshape(1, 1, 40, 40).expand(9, -1, -1, -1)
+    views = protocol(name, per_image=per_image).views(images, generator())
+    for view in views:
+        middles = view[:, 0, 4, 4].unique()
+        assert (len(middles) > 1) == per_image
+
+
 def test_crop_cuts_224_of_256():
     images = coordinates(2, 256, 256)
     source = generator()

@@ -66,10 +66,12 @@ def test_a_converted_network_is_measured_before_and_after(photographs, tmp_path)
     assert list(result.rates) == [
         f"{stage} {name}"
         for stage in ("before", "recalibrated", "after")
-        for name in ("top-1", "top-5", "circular", "crop")
+        for name in ("top-1", "top-5", "consistency (circular)", "consistency (crop)")
     ]
     assert all(rate.n == 8 for rate in result.rates.values())
-    assert result.rates["before circular"].value == result.rates["after circular"].value == 1.0
+    assert all(
+        result.rates[f"{when} consistency (circular)"].value == 1 for when in ("before", "after")
+    )
     # The second class is brighter: two epochs find that out.
     assert result.rates["after top-1"].value == 1.0
     assert result.epochs == 2

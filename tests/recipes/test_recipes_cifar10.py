@@ -159,17 +159,17 @@ def test_a_run_leaves_its_files(finished):
 def test_a_run_measures_accuracy_and_consistency_of_validation_and_test(finished):
     config, result = finished
     assert {name: rate.n for name, rate in result.rates.items()} == {
-        **dict.fromkeys(("test top-1", "test top-5", "test aps-cifar-test"), 4),
-        **dict.fromkeys(("val top-1", "val top-5", "val aps-cifar-val"), 1),
+        **dict.fromkeys(("test top-1", "test top-5", "test consistency (aps-cifar-test)"), 4),
+        **dict.fromkeys(("val top-1", "val top-5", "val consistency (aps-cifar-val)"), 1),
     }
-    assert result.rates["test aps-cifar-test"].value == 1.0
+    assert result.rates["test consistency (aps-cifar-test)"].value == 1.0
     assert (result.model, result.epochs) == ("cifar_resnet20_aps1", 1)
     assert set(result.values) == {"test loss", "seconds per epoch"}
     shown = (config.files.folder / "test_set_results.txt").read_text()
     assert (
-        "test_set: test aps-cifar-test: 100.00 % (n=4, 95 % interval 51.01 to 100.00" not in shown
+        "test consistency (aps-cifar-test): 100.00 % (n=4 in 1 batch that shares its shift" in shown
     )
-    assert "100.00 % (n=4, 95 % interval 51.01 to 100.00; mean of batch means 100.00)" in shown
+    assert "which gives no interval; mean of batch means 100.00)" in shown
 
 
 def test_evaluate_only_tests_the_best_checkpoint_and_keeps_the_record(tmp_path, finished):
@@ -210,7 +210,7 @@ def test_resume_goes_on_where_the_run_stopped(tmp_path, finished, configure):
 def test_resume_without_a_checkpoint_warns_and_starts(tmp_path, configure, capsys):
     result = run(configure(tmp_path, resume=True, measure_consistency=False))
     assert result.epochs == 1
-    assert "val aps-cifar-val" not in result.rates
+    assert "val consistency (aps-cifar-val)" not in result.rates
     assert capsys.readouterr().err == (
         f"warning: --resume: there is no checkpoint {tmp_path}/run/models/"
         "model_and_optim_checkpoint.pt yet, starting from the beginning\n"
@@ -266,4 +266,4 @@ def test_another_criterion_and_padding_are_recorded(tmp_path, configure):
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, model=model))
     result = run(config)
     assert result.config["train"]["model"]["options"] == options
-    assert "test aps-cifar-crop" in result.rates
+    assert "test consistency (aps-cifar-crop)" in result.rates

@@ -34,15 +34,15 @@ def test_a_run_leaves_its_files(tmp_path):
     assert result.values["total stride"] == 4
     at_shifts = [f"top-1 at shift ({dy}, {dx})" for dy in range(4) for dx in range(4)]
     assert list(result.rates) == [
-        *(f"test {name}" for name in ("top-1", "top-5", "circular", "worst-shift")),
+        *("test top-1", "test top-5", "test consistency (circular)", "test worst-shift accuracy"),
         *at_shifts,
     ]
     assert all(rate.n == 40 for rate in result.rates.values())
     # What is invariant is as good at each shift as at the worst.
-    assert result.rates["test circular"].value == 1.0
+    assert result.rates["test consistency (circular)"].value == 1.0
     accuracy = result.rates["test top-1"].successes
     assert {result.rates[name].successes for name in at_shifts} == {accuracy}
-    assert result.rates["test worst-shift"].successes == accuracy
+    assert result.rates["test worst-shift accuracy"].successes == accuracy
 
 
 def test_the_configuration_is_complete():

@@ -87,15 +87,15 @@ def test_a_run_leaves_its_files_and_evaluates_its_best_checkpoint(finished):
     assert names(folder) == FILES
     assert load_result(folder / "result.json") == result
     assert {name: rate.n for name, rate in result.rates.items()} == dict.fromkeys(
-        ("val top-1", "val top-5", "val aps-imagenet"), 4
+        ("val top-1", "val top-5", "val consistency (aps-imagenet)"), 4
     )
-    assert result.rates["val aps-imagenet"].value == 1.0
+    assert result.rates["val consistency (aps-imagenet)"].value == 1.0
     assert result.values["images per step"] == 3
     assert result.rates["val top-1"] == result.history[0].val_rates["top-1"]
     for name in ("train_log.txt", "val_log.txt"):
         assert (folder / name).read_text().startswith("epoch 0  ")
     shown = (folder / "evaluate_result_final.txt").read_text()
-    assert "val aps-imagenet: 100.00 % (n=4, 95 % interval 51.01 to 100.00; mean of" in shown
+    assert "val consistency (aps-imagenet): 100.00 % (n=4 in 1 batch that shares its shift" in shown
 
 
 def test_a_second_run_does_not_replace_the_first(tmp_path, finished):

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from shiftproof import create_model
-from shiftproof.metrics import rate
+from shiftproof.metrics import cluster_interval, cluster_rate, rate
 from shiftproof.recipes.command import run_command
 from shiftproof.recipes.criteria import CRITERIA
 from shiftproof.recipes.outcome import (
@@ -95,6 +95,17 @@ def test_a_share_is_shown_with_its_number_of_images_and_interval():
     shown = "75.00 % (n=4, 95 % interval 30.06 to 95.44"
     assert show_rate(rate("top-1", 3, 4)) == f"{shown})"
     assert show_rate(rate("x", 3, 4, 0.5)) == f"{shown}; mean of batch means 50.00)"
+
+
+def test_a_share_of_batches_that_share_a_shift_says_so():
+    low, high = (f"{100 * end:.2f}" for end in cluster_interval([4, 2], [4, 4]))
+    assert show_rate(cluster_rate("x", [4, 2], [4, 4])) == (
+        f"75.00 % (n=8 in 2 batches that share their shifts, 95 % interval {low} to {high})"
+    )
+    assert show_rate(cluster_rate("x", [4], [4])) == (
+        "100.00 % (n=4 in 1 batch that shares its shift, which gives no interval)"
+    )
+    assert show_rate(rate("x", 0, 0)) == show_rate(cluster_rate("x", [], [])) == "no images"
 
 
 @pytest.mark.parametrize("name", CRITERIA)

@@ -23,13 +23,13 @@ PNG = b"\x89PNG\r\n\x1a\n"
 def result(*, epochs=2, consistency=True, stride=2, model="tiny"):
     rates = {"top-1": rate("top-1", 7, 10), "top-5": rate("top-5", 9, 10)}
     if consistency:
-        rates["circular"] = rate("circular", 8, 10)
+        rates["consistency (circular)"] = rate("circular", 8, 10)
     history = tuple(
         EpochResult(epoch, 0.1, 1.0, 10.0, 1.0 / (epoch + 1), 0.5, 1.0, rates)
         for epoch in range(epochs)
     )
     tested = {f"test {name}": value for name, value in rates.items()}
-    tested["test worst-shift"] = rate("worst-shift", 6, 10)
+    tested["test worst-shift accuracy"] = rate("worst-shift", 6, 10)
     for dy in range(stride):
         for dx in range(stride):
             name = f"top-1 at shift ({dy}, {dx})"

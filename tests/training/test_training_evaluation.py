@@ -66,13 +66,13 @@ def test_known_answers(batch_size):
     assert {name: (r.successes, r.n) for name, r in found.rates.items()} == {
         "top-1": (7, 10),
         "top-5": (7, 10),
-        "mirror": (8, 10),
+        "consistency (mirror)": (8, 10),
     }
     assert found.loss == pytest.approx((7 * RIGHT + 3 * WRONG) / 10, rel=1e-6)
 
 
 def test_the_mean_of_batch_means_stands_beside_the_mean_over_images():
-    found = measure(ReadsFirstPixel(), consistency=Mirror()).rates["mirror"]
+    found = measure(ReadsFirstPixel(), consistency=Mirror()).rates["consistency (mirror)"]
     assert found.value == 0.8
     assert found.batch_mean == pytest.approx((4 / 4 + 3 / 4 + 1 / 2) / 3)
 
@@ -125,7 +125,7 @@ def test_unreadable_images_do_not_count(capsys):
     assert {name: (r.successes, r.n) for name, r in found.rates.items()} == {
         "top-1": (7, 9),
         "top-5": (7, 9),
-        "mirror": (8, 9),
+        "consistency (mirror)": (8, 9),
     }
     assert found.loss == pytest.approx((7 * RIGHT + 2 * WRONG) / 9, rel=1e-6)
     assert unreadable.over_all_processes() == ("7.png",)

@@ -5,6 +5,7 @@ Their torchmetrics twins, which sum over batches and processes, are in
 """
 
 from shiftproof.metrics.accuracy import topk_correct
+from shiftproof.metrics.clusters import cluster_interval, cluster_rate
 from shiftproof.metrics.consistency import (
     accuracy_over_shifts,
     agreement,
@@ -38,6 +39,8 @@ __all__ = [
     "Protocol",
     "accuracy_over_shifts",
     "agreement",
+    "cluster_interval",
+    "cluster_rate",
     "consistency",
     "flip_rate",
     "jitter",

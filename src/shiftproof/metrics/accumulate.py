@@ -12,10 +12,11 @@ from torch import Tensor
 
 from shiftproof.extras import require
 from shiftproof.metrics.accuracy import topk_correct
+from shiftproof.metrics.clusters import NUM_SUMS, batch_rate, batch_sums
 from shiftproof.metrics.consistency import agreement
 from shiftproof.metrics.intervals import rate
 from shiftproof.metrics.jitter import flip_rate, jitter
-from shiftproof.metrics.protocols import Protocol
+from shiftproof.metrics.protocols import Protocol, independent_images
 from shiftproof.results import RateResult
 
 if TYPE_CHECKING:
@@ -103,7 +104,8 @@ class Consistency(_Rate):
     """Share of images whose shifted versions all get the same class.
 
     The rule of ``shiftproof.metrics.agreement``, image by image over all batches and processes; the
-    mean over all batches of the share within each goes into ``batch_mean``.
+    mean over all batches of the share within each goes into ``batch_mean``, and where a batch
+    shares its shifts, the interval is ``shiftproof.metrics.cluster_interval``.
 
     Args:
         protocol: Which shifted versions are compared; its ``views`` make them.
@@ -118,20 +120,12 @@ class Consistency(_Rate):
         100.0
     """
 
-    agreeing: Tensor
-    total: Tensor
-    sum_of_shares: Tensor
-    num_batches: Tensor
+    sums: Tensor
 
     def __init__(self, protocol: Protocol) -> None:
         super().__init__()
         self.protocol = protocol
-        self.add_state("agreeing", torch.tensor(0), dist_reduce_fx="sum")
-        self.add_state("total", torch.tensor(0), dist_reduce_fx="sum")
-        self.add_state(
-            "sum_of_shares", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum"
-        )
-        self.add_state("num_batches", torch.tensor(0), dist_reduce_fx="sum")
+        self.add_state("sums", torch.zeros(NUM_SUMS, dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, *logits: Tensor) -> None:
         """Count a batch; an empty one does not enter the mean over batches.
@@ -140,22 +134,17 @@ class Consistency(_Rate):
             logits: The model's output for each version, ``(N, num_classes)``, on the device of
                 the metric.
         """
-        agree = agreement(logits)
-        if len(agree):
-            self.agreeing += agree.sum()
-            self.total += len(agree)
-            self.sum_of_shares += agree.double().mean()
-            self.num_batches += 1
+        self.sums += batch_sums(agreement(logits))
 
     def compute(self) -> RateResult:
         """The share over everything counted, in all processes.
 
         Returns:
-            The share, under the name of the protocol.
+            The share, under the name of the protocol, equal to what
+            ``shiftproof.metrics.consistency`` gives for the same batches, in any order.
         """
-        num_batches = int(self.num_batches)
-        mean = float(self.sum_of_shares) / num_batches if num_batches else None
-        return rate(self.protocol.name, int(self.agreeing), int(self.total), mean)
+        independent = independent_images(self.protocol)
+        return batch_rate(self.protocol.name, self.sums, independent=independent)
 
 
 class _PerFrame(Metric):

@@ -1,14 +1,14 @@
 """Whether a model gives shifted versions of an image the same class, and the right one."""
 
 from collections.abc import Callable, Iterable, Sequence
-from math import fsum
 
 import torch
 from torch import Tensor
 
 from shiftproof.metrics.accuracy import topk_correct
+from shiftproof.metrics.clusters import NUM_SUMS, batch_rate, batch_sums
 from shiftproof.metrics.intervals import rate
-from shiftproof.metrics.protocols import Protocol
+from shiftproof.metrics.protocols import Protocol, independent_images
 from shiftproof.ops.shift import circular_shift
 from shiftproof.results import RateResult
 
@@ -62,20 +62,17 @@ def consistency(
         seed: Of the shifts; the same seed and batches give the same shifts on every device.
 
     Returns:
-        The share per image with its interval, and the mean over batches of the share within each
-        batch as ``batch_mean`` (``None`` for no batches).
+        The share per image with its interval, ``cluster_interval`` where a batch shares its shifts,
+        and the mean over batches of the share within each batch as ``batch_mean`` (``None`` for no
+        batches).
     """
     generator = torch.Generator("cpu").manual_seed(seed)
-    successes, n, shares = 0, 0, []
+    sums = torch.zeros(NUM_SUMS, dtype=torch.int64)
     for images in batches:
         with torch.no_grad():
             agree = agreement([model(view) for view in protocol.views(images, generator)])
-        count = int(agree.sum())
-        successes += count
-        n += len(agree)
-        if len(agree):
-            shares.append(count / len(agree))
-    return rate(protocol.name, successes, n, fsum(shares) / len(shares) if shares else None)
+        sums += batch_sums(agree).cpu()
+    return batch_rate(protocol.name, sums, independent=independent_images(protocol))
 
 
 @torch.no_grad()
@@ -138,7 +135,8 @@ def accuracy_over_shifts(
         shifts: Pixels per spatial axis, ``(dy, dx)`` in 2-D.
 
     Returns:
-        One share per shift, in the order of ``shifts``, with the shift in the protocol's name.
+        One share per shift, in the order of ``shifts``, with the shift in the protocol's name.  All
+        are of the same images: ``mcnemar`` compares two of them, not whether intervals overlap.
     """
     return [
         rate(f"top-1 at shift {tuple(shift)}", int(correct.sum()), len(correct))

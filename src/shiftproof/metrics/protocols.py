@@ -19,7 +19,11 @@ from shiftproof.ops.shift import circular_shift, crop_shift
 
 
 class Protocol(typing.Protocol):
-    """The shifted versions of a batch of images that are compared with each other."""
+    """The shifted versions of a batch of images that are compared with each other.
+
+    One that has ``per_image = True`` says that each image has shifts of its own; otherwise the
+    images of a batch are taken to share theirs, and to depend on each other.
+    """
 
     @property
     def name(self) -> str:
@@ -35,6 +39,18 @@ class Protocol(typing.Protocol):
         Returns:
             Two or more batches of N images each, in the order of ``images``.
         """
+
+
+def independent_images(protocol: Protocol) -> bool:
+    """Whether the images of a batch are shifted independently under a protocol.
+
+    Args:
+        protocol: The protocol.
+
+    Returns:
+        Its ``per_image``; False if it has none.
+    """
+    return bool(getattr(protocol, "per_image", False))
 
 
 def _draw(
@@ -108,12 +124,13 @@ class CircularShifts:
 
 @dataclass(frozen=True)
 class Crops:
-    """Two windows of larger images, the same two for the whole batch.
+    """Two windows of larger images, by default the same two for the whole batch.
 
     Attributes:
         name: Name under which a result is reported.
         margin: Pixels by which the images exceed the window, per axis; windows start in
             ``[0, margin)``.
+        per_image: Whether each image has its own windows; otherwise a batch shares them.
 
     Raises:
         ValueError: If the margin is not positive.
@@ -124,6 +141,7 @@ class Crops:
 
     name: str
     margin: int
+    per_image: bool = False
 
     def __post_init__(self) -> None:
         if self.margin < 1:
@@ -154,8 +172,10 @@ class Crops:
         window = [size - self.margin for size in sizes]
         ranges = [(0, self.margin)] * len(sizes)
         num_images = images.shape[0]
+        num_rows = num_images if self.per_image else 1
         return tuple(
-            crop_shift(images, _draw(ranges, 1, num_images, generator), window) for _ in range(2)
+            crop_shift(images, _draw(ranges, num_rows, num_images, generator), window)
+            for _ in range(2)
         )
 
 
@@ -169,6 +189,7 @@ class PaddedCrops:
         name: Name under which a result is reported.
         max_shift: Width of the border; shifts lie in ``[-max_shift, max_shift - 1]`` per axis, and
             a window starts at ``max_shift`` plus the shift.
+        per_image: Whether each image has its own windows; otherwise a batch shares them.
 
     Raises:
         ValueError: If ``max_shift`` is not positive.
@@ -176,6 +197,7 @@ class PaddedCrops:
 
     name: str
     max_shift: int
+    per_image: bool = False
 
     def __post_init__(self) -> None:
         if self.max_shift < 1:
@@ -195,7 +217,7 @@ class PaddedCrops:
             Two batches of the shape of ``images``.
         """
         padded = F.pad(images, (self.max_shift,) * (2 * (images.ndim - 2)))
-        return Crops(self.name, 2 * self.max_shift).views(padded, generator)
+        return Crops(self.name, 2 * self.max_shift, self.per_image).views(padded, generator)
 
 
 _PUBLISHED: tuple[CircularShifts | Crops | PaddedCrops, ...] = (

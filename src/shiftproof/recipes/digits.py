@@ -102,7 +102,7 @@ def run_digits(config: DigitsConfig, process: Process) -> RunResult | None:
     shifts = list(itertools.product(range(stride), repeat=2))
     history = trainer.progress.history
     rates = {f"test {name}": rate for name, rate in history[-1].val_rates.items()}
-    rates["test worst-shift"] = worst_shift_accuracy(model, images, labels, shifts)
+    rates["test worst-shift accuracy"] = worst_shift_accuracy(model, images, labels, shifts)
     for rate in accuracy_over_shifts(model, images, labels, shifts):
         rates[rate.protocol] = rate
     result = make_result(

@@ -15,7 +15,7 @@ from shiftproof.data.transforms import CircularAugment
 from shiftproof.extras import require
 from shiftproof.metrics import consistency, protocol
 from shiftproof.recipes.outcome import log_position, make_result, seconds_per_epoch, show_rate
-from shiftproof.results import RateResult, RunResult, save_result
+from shiftproof.results import RateResult, RunResult, consistency_name, save_result
 from shiftproof.training import ModelConfig, RunFiles, TrainConfig, Trainer, evaluate
 from shiftproof.training.allocator import keep_freed_memory
 from shiftproof.training.distributed import Process, barrier
@@ -240,7 +240,8 @@ def _measure(stage: str, trainer: Trainer, wide: ImageDataset | None) -> dict[st
     rates = dict(measured.rates)
     if wide is not None:
         images = _images(trainer, wide, EvalPlan(len(wide), config.eval_batch_size))
-        rates["crop"] = consistency(model, images, protocol("crop"), seed=config.seed)
+        crop = protocol("crop")
+        rates[consistency_name(crop.name)] = consistency(model, images, crop, seed=config.seed)
     rates = {f"{stage} {name}": rate for name, rate in rates.items()}
     for name, rate in rates.items():
         trainer.journal.line(f"{name}: {show_rate(rate)}")

@@ -196,12 +196,18 @@ def show_rate(rate: RateResult) -> str:
         rate: The measurement.
 
     Returns:
-        For instance ``"99.10 % (n=10000, 95 % interval 98.90 to 99.27)"``.
+        For instance ``"99.10 % (n=10000, 95 % interval 98.90 to 99.27)"``, and after the number of
+        images "in 40 batches that share their shifts" where that is what the interval counts.
     """
-    text = (
-        f"{rate.percent:.2f} % (n={rate.n}, 95 % interval {100 * rate.low:.2f} to "
-        f"{100 * rate.high:.2f}"
-    )
+    if not rate.n:
+        return "no images"
+    clusters = rate.num_clusters
+    text = f"{rate.percent:.2f} % (n={rate.n}"
+    if clusters == 1:
+        text += " in 1 batch that shares its shift, which gives no interval"
+    else:
+        text += "" if clusters is None else f" in {clusters} batches that share their shifts"
+        text += f", 95 % interval {100 * rate.low:.2f} to {100 * rate.high:.2f}"
     if rate.batch_mean is not None:
         text += f"; mean of batch means {100 * rate.batch_mean:.2f}"
     return text + ")"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from shiftproof.extras import require
-from shiftproof.results import RunResult
+from shiftproof.results import RunResult, consistency_name
 
 
 def _pyplot() -> Any:
@@ -42,7 +42,8 @@ def plot_history(result: RunResult, folder: str | os.PathLike[str]) -> list[Path
     }
     if "val_consistency" in rows[-1]:
         consistency = result.history[-1].consistency
-        label = f"consistency in % ({consistency.protocol})" if consistency else "consistency in %"
+        name = consistency_name(consistency.protocol) if consistency else "consistency"
+        label = f"{name} in %"
         figures["consistency"] = (label, {"validation": "val_consistency"})
     pyplot = _pyplot()
     written = []
@@ -106,8 +107,8 @@ def plot_accuracy_over_shifts(results: Sequence[RunResult], path: str | os.PathL
         axis.set(title=result.model, xlabel="dx in pixels")
         axis.set(xticks=range(len(table)), yticks=range(len(table)))
     axes[0][0].set_ylabel("dy in pixels")
-    figure.colorbar(image, ax=list(axes[0]), label="test accuracy in %", shrink=0.8)
-    figure.suptitle("Accuracy of the same test images under every circular shift")
+    figure.colorbar(image, ax=list(axes[0]), label="test top-1 accuracy in %", shrink=0.8)
+    figure.suptitle("Top-1 accuracy of the same test images under every circular shift")
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
     return Path(path)

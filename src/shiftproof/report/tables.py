@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 
 from shiftproof.extras import require
-from shiftproof.results import RateResult, RunResult
+from shiftproof.results import RateResult, RunResult, consistency_name
 
 DEMO_COLUMNS = (
     "network",
     "parameters",
-    "accuracy",
-    "circular consistency",
+    "top-1",
+    "consistency (circular)",
     "worst-shift accuracy",
     "seconds / epoch",
 )
@@ -33,8 +33,8 @@ def demo_rows(results: Sequence[RunResult]) -> list[tuple[str, ...]]:
             result.model,
             f"{result.num_parameters:,}",
             _share(result.rates["test top-1"]),
-            _share(result.rates["test circular"]),
-            _share(result.rates["test worst-shift"]),
+            _share(result.rates[f"test {consistency_name('circular')}"]),
+            _share(result.rates["test worst-shift accuracy"]),
             f"{result.values['seconds per epoch']:.1f}",
         )
         for result in results

@@ -13,7 +13,7 @@ from shiftproof.data.loading import make_loader
 from shiftproof.data.plan import EvalPlan
 from shiftproof.extras import require
 from shiftproof.metrics import Protocol
-from shiftproof.results import RateResult
+from shiftproof.results import RateResult, consistency_name
 from shiftproof.training.distributed import Process, any_true
 from shiftproof.training.journal import Journal
 from shiftproof.training.unreadable import Unreadable
@@ -25,7 +25,7 @@ class Evaluation:
 
     Attributes:
         loss: Mean cross-entropy per image.
-        rates: Shares by name: ``"top-1"``, ``"top-5"``, and consistency by protocol.
+        rates: Shares by name: ``"top-1"``, ``"top-5"``, and ``consistency_name(protocol)``.
     """
 
     loss: float
@@ -67,13 +67,14 @@ def evaluate(
     """Measure a network on a data set, in float32.
 
     Processes share the batches; each image counts once, and the numbers do not depend on how many
-    processes there are.
+    processes there are, as long as ``batch_size`` does not.
 
     Args:
         model: The network, on the device of the process; its mode is put back afterwards.
         dataset: Images with labels.
         process: This process among those that evaluate.
-        batch_size: Images per batch; a shift shared by a batch is drawn once for it.
+        batch_size: Images per batch; a shift shared by a batch is drawn once for it.  Consistency
+            depends on it, so it belongs to the measurement, as ``TrainConfig.eval_batch_size``.
         seed: Of the shifts.
         consistency: Protocol to measure as well; none if None.
         workers: Processes that load images.
@@ -135,6 +136,6 @@ def evaluate(
         warnings.filterwarnings("ignore", "The ``compute`` method of metric", UserWarning)
         rates = {f"top-{accuracy.k}": accuracy.compute() for accuracy in accuracies}
         if agreement is not None:
-            rates[agreement.protocol.name] = agreement.compute()
+            rates[consistency_name(agreement.protocol.name)] = agreement.compute()
         total_loss = float(loss.compute())
     return Evaluation(total_loss / max(rates["top-1"].n, 1), rates)
