@@ -2,8 +2,8 @@
 
 import argparse
 import functools
-import secrets
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -11,10 +11,11 @@ import torch
 from shiftproof.recipes.cifar10 import Cifar10Config, cifar10_files, model_name, run_cifar10
 from shiftproof.recipes.command import run_command
 from shiftproof.recipes.criteria import CRITERIA
-from shiftproof.recipes.outcome import STOPPED
+from shiftproof.recipes.outcome import choose_seed
 from shiftproof.report import plot_history
 from shiftproof.training import ModelConfig, TrainConfig
 from shiftproof.training.distributed import process_group, warn
+from shiftproof.training.interrupt import STOPPED
 from shiftproof.training.schedule import MultiStep, Step
 
 EXAMPLE = """example:
@@ -95,6 +96,7 @@ def configure(args: argparse.Namespace) -> Cifar10Config:
         )
     if args.apspool_criterion != "l2":
         options["selector"] = CRITERIA[args.apspool_criterion]
+    files = cifar10_files(args.results_root_path, args.model_folder)
     milestones = MultiStep(tuple(args.scheduler_milestones), args.gamma)
     steps = Step(args.step_size_lr, args.gamma)
     train = TrainConfig(
@@ -102,7 +104,9 @@ def configure(args: argparse.Namespace) -> Cifar10Config:
         epochs=args.num_epochs,
         batch_size=args.batch_size,
         eval_batch_size=args.eval_batch_size,
-        seed=secrets.randbits(31) if args.seed_num is None else args.seed_num,
+        seed=choose_seed(files.resumable() if args.resume else None)
+        if args.seed_num is None
+        else args.seed_num,
         lr=args.lr,
         momentum=args.momentum,
         weight_decay=args.weight_decay,
@@ -112,7 +116,7 @@ def configure(args: argparse.Namespace) -> Cifar10Config:
     )
     return Cifar10Config(
         train=train,
-        files=cifar10_files(args.results_root_path, args.model_folder),
+        files=files,
         dataset_path=args.dataset_path,
         train_split=args.train_split,
         center_crop=args.base_center_crop,
@@ -131,8 +135,9 @@ def configure(args: argparse.Namespace) -> Cifar10Config:
     )
 
 
-def run(args: argparse.Namespace) -> int:
+def run(arguments: Sequence[str]) -> int:
     """Do what the command line asks for; returns the exit status."""
+    args = parser().parse_args(arguments)
     if args.cudnn_deterministic:
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.benchmark = False
@@ -150,4 +155,4 @@ def run(args: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(functools.partial(run, parser().parse_args())))
+    sys.exit(run_command(functools.partial(run, sys.argv[1:])))

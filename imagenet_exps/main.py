@@ -3,8 +3,8 @@
 import argparse
 import functools
 import os
-import secrets
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -19,9 +19,10 @@ from shiftproof.recipes.imagenet import (
     run_imagenet,
     save_validation_inputs,
 )
-from shiftproof.recipes.outcome import STOPPED
+from shiftproof.recipes.outcome import choose_seed
 from shiftproof.training import ModelConfig, TrainConfig
 from shiftproof.training.distributed import process_group, warn
+from shiftproof.training.interrupt import STOPPED
 from shiftproof.training.launch import launch
 from shiftproof.training.schedule import Cosine, Step
 
@@ -94,6 +95,14 @@ def parser() -> argparse.ArgumentParser:
         help="one process per GPU, or --nproc-per-node on a CPU",
     )
     add("--nproc-per-node", type=int, help="processes on this node (default: GPUs, or 1)")
+    add(
+        "--max-restarts",
+        type=int,
+        default=0,
+        metavar="N",
+        help="start the processes again, up to N times, when one dies; also under torchrun, a run "
+        "with restarts goes on from the checkpoint in --out-dir if there is one",
+    )
     add("--circular_data_aug", action="store_true", help="shift training batches circularly")
     add("--out-dir", type=Path, default=Path(), help="folder for everything that is written")
     add("--epochs-shift", type=int, default=1, help="unused, as published")
@@ -133,12 +142,15 @@ def configure(args: argparse.Namespace, processes_per_node: int) -> ImagenetConf
         options["pool_only"] = True
         if "_aps" in args.arch:
             warn("--pool_only: the strided stem makes this network not shift invariant")
+    resume = args.resume
+    if int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0 and not args.evaluate:
+        resume = imagenet_files(args.out_dir).resumable() or resume
     train = TrainConfig(
         model=ModelConfig(args.arch, num_classes=1000, options=options),
         epochs=args.epochs,
         batch_size=args.batch_size,
         eval_batch_size=args.eval_batch_size,
-        seed=secrets.randbits(31) if args.seed is None else args.seed,
+        seed=choose_seed(resume) if args.seed is None else args.seed,
         lr=args.lr,
         momentum=args.momentum,
         weight_decay=args.weight_decay,
@@ -154,7 +166,7 @@ def configure(args: argparse.Namespace, processes_per_node: int) -> ImagenetConf
         circular_augment=args.circular_data_aug,
         pretrained=args.pretrained,
         weights=args.weights,
-        resume=args.resume,
+        resume=resume,
         start_epoch=args.start_epoch,
         evaluate_only=args.evaluate,
         train_on_val=args.val_debug,
@@ -166,8 +178,9 @@ def configure(args: argparse.Namespace, processes_per_node: int) -> ImagenetConf
     )
 
 
-def run(args: argparse.Namespace) -> int:
+def run(arguments: Sequence[str]) -> int:
     """Do what the command line asks for; returns the exit status."""
+    args = parser().parse_args(arguments)
     under_torchrun = "RANK" in os.environ and "WORLD_SIZE" in os.environ
     per_node = 1
     if under_torchrun:
@@ -183,28 +196,25 @@ def run(args: argparse.Namespace) -> int:
     if args.evaluate_save:
         print(f"wrote {save_validation_inputs(config)} images to {args.out_dir}")
         return 0
-    if args.multiprocessing_distributed and not under_torchrun:
-        backend = args.dist_backend
-        if backend == "nccl" and not torch.cuda.is_available():
-            warn("nccl needs CUDA devices, computing on the CPU with gloo")
-            backend = "gloo"
-        result = launch(
-            run_imagenet,
-            (config,),
+    is_alone = per_node * max(1, args.world_size) == 1 and not args.max_restarts
+    if args.multiprocessing_distributed and not under_torchrun and not is_alone:
+        return launch(
+            [sys.executable, __file__, *arguments],
             processes_per_node=per_node,
             num_nodes=max(1, args.world_size),
             node_rank=args.rank if args.world_size > 1 else 0,
-            init_method=args.dist_url,
-            backend=backend,
-            device=args.gpu,
+            url=args.dist_url,
+            max_restarts=args.max_restarts,
         )
-    else:
-        nodes = {"rank": args.rank, "world_size": args.world_size, "init_method": args.dist_url}
-        place = nodes if args.world_size > 1 and not under_torchrun else {}
-        with process_group(backend=args.dist_backend, device=args.gpu, **place) as process:
-            result = run_imagenet(process, config)
+    device = args.gpu
+    if args.multiprocessing_distributed and args.dist_backend == "nccl" and device is None:
+        device = "cuda"  # one warning where there is none
+    nodes = {"rank": args.rank, "world_size": args.world_size, "init_method": args.dist_url}
+    place = nodes if args.world_size > 1 and not under_torchrun else {}
+    with process_group(backend=args.dist_backend, device=device, **place) as process:
+        result = run_imagenet(process, config)
     return STOPPED if result is None else 0
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(functools.partial(run, parser().parse_args())))
+    sys.exit(run_command(functools.partial(run, sys.argv[1:])))

@@ -9,8 +9,8 @@ import shiftproof
 from shiftproof import cli, list_models
 from shiftproof.data.digits import load_digits
 from shiftproof.recipes import digits
-from shiftproof.recipes.outcome import STOPPED
 from shiftproof.results import load_result
+from shiftproof.training.interrupt import STOPPED
 from threads import one_thread
 
 

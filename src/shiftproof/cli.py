@@ -11,7 +11,7 @@ import shiftproof
 from shiftproof.extras import require
 from shiftproof.ops.resample import EDGE_MODES
 from shiftproof.recipes.command import run_command
-from shiftproof.recipes.outcome import STOPPED
+from shiftproof.training.interrupt import STOPPED
 
 
 def _list(args: argparse.Namespace) -> int:

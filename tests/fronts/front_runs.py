@@ -22,9 +22,8 @@ def load(folder):
 
 def start(module, *arguments):
     """Do what the script does with these arguments; returns its exit status."""
-    args = module.parser().parse_args([str(argument) for argument in arguments])
     with one_thread():
-        return run_command(functools.partial(module.run, args))
+        return run_command(functools.partial(module.run, [str(argument) for argument in arguments]))
 
 
 def flags(module):

@@ -230,10 +230,10 @@ def test_validation_inputs_that_cannot_be_read_leave_a_gap(tmp_path, configure, 
 
 
 def test_a_set_up_can_be_tried_out_on_the_validation_images(tmp_path, configure):
-    root = write_images(tmp_path / "images", {"val": 2}, size=40)
+    root = write_images(tmp_path / "images", {"val": 3}, size=40)
     result = run(configure(tmp_path, data=root, train_on_val=True))
     (epoch,) = result.history
-    assert round(epoch.images_per_second * epoch.seconds) == 4
+    assert round(epoch.images_per_second * epoch.seconds) == 6
 
 
 def test_training_batches_are_shifted_on_request(tmp_path, configure):

@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import math
 
@@ -83,6 +84,21 @@ def test_the_network_runs_in_evaluation_mode_in_float32_and_is_put_back(training
     measure(model)
     assert model.training == training
     assert model.calls == [(n, False, False, False, torch.float32) for n in (4, 4, 2)]
+
+
+class Fails(nn.Module):
+    def forward(self, x):
+        raise ValueError("broken")
+
+
+@pytest.mark.parametrize("last", [ReadsFirstPixel(), Fails()])
+def test_each_module_gets_its_own_mode_back(last):
+    model = nn.Sequential(nn.BatchNorm2d(1), nn.Dropout(0.5), nn.ReLU(), last)
+    model[0].eval()
+    with contextlib.suppress(ValueError):
+        measure(model)
+    assert [module.training for module in model] == [False, True, True, True]
+    assert model.training
 
 
 def test_nothing_of_the_network_changes():

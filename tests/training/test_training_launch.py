@@ -1,6 +1,5 @@
 import contextlib
 import os
-import pickle
 import signal
 import socket
 import subprocess
@@ -13,19 +12,16 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from processes import run_together
 from shiftproof.training import distributed
-from shiftproof.training import launch as launching
 from shiftproof.training.distributed import (
     all_true,
     any_true,
     barrier,
     broadcast_buffers,
 )
-from shiftproof.training.launch import ChildError, launch
-
-
-def launch_two(function, *args, **options):
-    return launch(function, args, processes_per_node=2, device="cpu", backend="gloo", **options)
+from shiftproof.training.interrupt import STOPPED
+from shiftproof.training.launch import launch, tell_restart
 
 
 def collect(process, folder):
@@ -55,7 +51,7 @@ def collect(process, folder):
 
 
 def test_two_processes_agree(tmp_path):
-    assert launch_two(collect, tmp_path) == "returned by 0"
+    assert run_together(collect, tmp_path) == "returned by 0"
     seen = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     assert [s["process"] for s in seen] == [(0, 0, 2, "cpu"), (1, 1, 2, "cpu")]
     assert not torch.equal(seen[0]["before"], seen[1]["before"])
@@ -65,34 +61,25 @@ def test_two_processes_agree(tmp_path):
         assert s["any"] == (True, True, False)
         assert s["all"] == (False, False, True)
         assert s["threads"] == max(1, distributed._num_cores() // 2)
-    assert not dist.is_initialized()
 
 
-def whoami(process, greeting):
-    return greeting, process.rank, process.world_size, os.getpid(), dist.is_initialized()
+def whoami(process):
+    return process.rank, process.world_size, dist.is_initialized()
 
 
-def test_one_process_runs_here_without_a_group():
-    seen = launch(whoami, ("hello",), processes_per_node=1, device="cpu")
-    assert seen == ("hello", 0, 1, os.getpid(), False)
+def test_one_process_is_alone():
+    assert run_together(whoami, processes=1) == (0, 1, False)
 
 
-def join_and_fail(process, kind):
-    if process.rank == 1:
-        raise kind("train: the loss must be finite, got nan at step 7; lower the learning rate")
+def join_and_fail(process, failing):
+    if process.rank == failing:
+        raise ValueError("train: the loss must be finite, got nan; lower the learning rate")
     barrier()  # fails too, when the other process has gone
 
 
-class UnpicklableError(Exception):
-    def __init__(self, text, *, step):
-        super().__init__(text, step)
-
-
-def fail_beside_a_stubborn_process(process):
-    if process.rank == 1:
-        raise OSError(28, "No space left on device")
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    time.sleep(600)
+def fail_outside_of_the_group(process):
+    dist.destroy_process_group()
+    raise OSError(28, "No space left on device")
 
 
 def vanish(process):
@@ -101,86 +88,109 @@ def vanish(process):
     barrier()
 
 
-def no_result(process):
-    return lambda: process.rank
+@pytest.mark.parametrize("failing", [0, 1])
+def test_the_error_of_the_first_to_fail_is_raised_here(failing):
+    with pytest.raises(RuntimeError, match=r"^train: the loss must be finite, got nan; lower the"):
+        run_together(join_and_fail, failing)
 
 
-def test_the_first_error_is_raised_here_and_nothing_is_printed(capfd):
-    with pytest.raises(ValueError, match=r"^train: the loss must be finite, got nan at") as caught:
-        launch_two(join_and_fail, ValueError)
-    assert isinstance(caught.value.__cause__, ChildError)
-    assert "in join_and_fail" in str(caught.value.__cause__)
-    assert capfd.readouterr().err == ""
-
-
-def test_an_error_that_cannot_travel_is_told_in_words():
-    known = FileNotFoundError(2, "No such file or directory", "train")
-    assert launching._portable(known) is known
-    told = launching._portable(UnpicklableError("odd", step=7))
-    assert type(told) is RuntimeError
-    assert str(told) == "UnpicklableError: ('odd', 7)"
-
-
-def test_a_process_that_will_not_end_is_killed(monkeypatch):
-    monkeypatch.setattr(launching, "_GRACE", 0.2)
-    start = time.monotonic()
-    with pytest.raises(OSError, match=r"No space left on device"):
-        launch_two(fail_beside_a_stubborn_process)
-    assert time.monotonic() - start < 60
+def test_an_error_of_the_machine_keeps_its_words():
+    with pytest.raises(RuntimeError, match=r"No space left on device"):
+        run_together(fail_outside_of_the_group)
 
 
 def test_a_process_that_vanishes_is_named():
     with pytest.raises(RuntimeError, match=r"got process 1 ended by signal SIGKILL; look at"):
-        launch_two(vanish)
+        run_together(vanish)
 
 
-def test_a_result_that_cannot_travel_is_an_error():
-    with pytest.raises((AttributeError, pickle.PicklingError), match=r"no_result"):
-        launch_two(no_result)
+def test_a_command_that_fails_without_a_word_is_told_by_its_status():
+    command = [sys.executable, "-c", "import sys; sys.exit(7)"]
+    with pytest.raises(RuntimeError, match=r"got process 0 ended with status 7; look at"):
+        launch(command, processes_per_node=1)
+
+
+def test_a_command_that_is_not_there_is_one_line():
+    with pytest.raises((RuntimeError, OSError), match=r"no-such-program"):
+        launch(["no-such-program"], processes_per_node=1)
+
+
+def fail_at_first(process, folder):
+    tell_restart(folder / "checkpoint.pt")
+    attempt = int(os.environ["TORCHELASTIC_RESTART_COUNT"])
+    if attempt == 0:
+        vanish(process)
+    elif attempt == 1:
+        join_and_fail(process, 1)
+    return attempt
+
+
+def test_processes_are_started_again_and_told_why(tmp_path, capfd):
+    assert run_together(fail_at_first, tmp_path, max_restarts=3) == 2
+    lines = sorted(capfd.readouterr().err.splitlines())
+    told = [line for line in lines if line.startswith("warning: restart ")]
+    assert len(told) == 4  # by both processes; the front lets the first one tell it
+    assert told[0].startswith(f"warning: restart 1 of 3, from {tmp_path / 'checkpoint.pt'}: ")
+    assert told[2].endswith("train: the loss must be finite, got nan; lower the learning rate")
+
+
+def test_the_last_start_counts():
+    with pytest.raises(RuntimeError, match=r"^train: the loss must be finite, got nan"):
+        run_together(join_and_fail, 1, max_restarts=1)
 
 
 def test_a_busy_port_is_found_before_anything_starts(capfd):
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"tcp://127.0.0.1:{server.getsockname()[1]}"
         with pytest.raises(RuntimeError, match=rf"must be free, got {url}: address in use; choose"):
-            launch_two(whoami, init_method=url)
+            launch(["true"], processes_per_node=2, url=url)
     assert capfd.readouterr().err == ""
 
 
-@pytest.mark.parametrize("url", ["tcp://127.0.0.1:FREE-PORT", "tcp://127.0.0.1", "tcp://h:99999"])
+@pytest.mark.parametrize(
+    "url",
+    ["tcp://127.0.0.1:FREE-PORT", "tcp://127.0.0.1", "tcp://h:99999", "tcp://:123", "h:80", ""],
+)
 def test_an_address_without_a_port_is_an_error(url):
     with pytest.raises(ValueError, match=rf"must be tcp://ADDRESS:PORT, got {url}; put"):
-        launch_two(whoami, init_method=url)
+        launch(["true"], processes_per_node=2, url=url)
 
 
-def test_two_nodes_number_their_processes_in_turn(tmp_path):
-    options = {
-        "processes_per_node": 1,
-        "num_nodes": 2,
-        "init_method": f"file://{tmp_path}/meeting",
-        "backend": "gloo",
-        "device": "cpu",
-    }
+def free_url():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return f"tcp://127.0.0.1:{server.getsockname()[1]}"
+
+
+def note_place(process, folder):
+    (folder / f"{process.rank}").write_text(f"{process.local_rank} of {process.world_size}")
+    barrier()
+
+
+def test_two_nodes_meet(tmp_path):
+    options = {"processes": 1, "num_nodes": 2, "url": free_url()}
     with ThreadPoolExecutor(2) as nodes:
         ends = [
-            nodes.submit(launch, whoami, ("hi",), node_rank=node, **options) for node in range(2)
+            nodes.submit(run_together, note_place, tmp_path, node_rank=node, **options)
+            for node in range(2)
         ]
-        seen = [end.result(timeout=120) for end in ends]
-    assert [(greeting, rank, size, group) for greeting, rank, size, _, group in seen] == [
-        ("hi", 0, 2, True),
-        ("hi", 1, 2, True),
-    ]
+        for end in ends:
+            end.result(timeout=120)
+    assert [(tmp_path / f"{rank}").read_text() for rank in range(2)] == ["0 of 2"] * 2
 
 
 def test_nodes_need_an_address():
     with pytest.raises(ValueError, match=r"2 nodes must have an address to meet at, got none"):
-        launch(whoami, ("hello",), processes_per_node=1, num_nodes=2)
+        launch(["true"], processes_per_node=1, num_nodes=2)
 
 
-@pytest.mark.parametrize(("count", "nodes", "rank"), [(0, 1, 0), (1, 0, 0), (1, 2, 2), (1, 1, -1)])
-def test_numbers_of_processes_and_nodes_must_make_sense(count, nodes, rank):
+@pytest.mark.parametrize(
+    ("count", "nodes", "rank", "restarts"),
+    [(0, 1, 0, 0), (1, 0, 0, 0), (1, 2, 2, 0), (1, 1, -1, 0), (1, 1, 0, -1)],
+)
+def test_numbers_of_processes_and_nodes_must_make_sense(count, nodes, rank, restarts):
+    options = {"num_nodes": nodes, "node_rank": rank, "max_restarts": restarts}
     with pytest.raises(ValueError, match=r"launch: there must be at least 1 process per node"):
-        launch(whoami, processes_per_node=count, num_nodes=nodes, node_rank=rank)
+        launch(["true"], processes_per_node=count, **options)
 
 
 PROGRAM = """
@@ -189,8 +199,8 @@ import sys
 import time
 from pathlib import Path
 
-from shiftproof.training.distributed import any_true
-from shiftproof.training.interrupt import GracefulStop
+from shiftproof.training.distributed import any_true, process_group
+from shiftproof.training.interrupt import STOPPED, GracefulStop
 from shiftproof.training.launch import launch
 
 
@@ -204,13 +214,17 @@ def train(process, folder, graceful):
     saving = folder / f"saving{process.rank}"
     saving.write_text(str(step))
     saving.rename(folder / f"saved{process.rank}")
-    return "stopped"
+    return STOPPED
 
 
 if __name__ == "__main__":
-    graceful = sys.argv[2] == "graceful"
-    arguments = (Path(sys.argv[1]), graceful)
-    print(launch(train, arguments, processes_per_node=2, backend="gloo", device="cpu"))
+    folder, graceful = Path(sys.argv[1]), sys.argv[2] == "graceful"
+    if sys.argv[3:]:
+        with process_group(backend="gloo", device="cpu") as process:
+            status = train(process, folder, graceful)
+    else:
+        status = launch([sys.executable, *sys.argv, "child"], processes_per_node=2)
+    sys.exit(status)
 """
 
 
@@ -257,7 +271,7 @@ def test_a_signal_lets_every_process_finish_the_same_step(tmp_path, send, number
     with training(tmp_path, "graceful") as parent:
         send(parent.pid, number)
         output, errors = parent.communicate(timeout=60)
-    assert (parent.returncode, output, errors) == (0, "stopped\n", "")
+    assert (parent.returncode, output, errors) == (STOPPED, "", "")
     assert both_saved_at_the_same_step(tmp_path)
 
 
@@ -272,5 +286,5 @@ def test_a_signal_ends_processes_that_do_not_catch_it(tmp_path):
     with training(tmp_path, "abrupt") as parent:
         parent.terminate()
         output, errors = parent.communicate(timeout=60)
-    assert (parent.returncode, output, errors) == (128 + signal.SIGTERM, "", "")
+    assert (parent.returncode, output, errors) == (STOPPED, "", "")
     assert not list(tmp_path.glob("saved*"))

@@ -4,8 +4,20 @@ from dataclasses import dataclass
 import pytest
 import torch
 import torch.nn.functional as F
-from training_runs import ALONE, CONFIG, Broken, fit, images, linear, same_tensors, trainer
+from torch import nn
+from training_runs import (
+    ALONE,
+    CONFIG,
+    Broken,
+    fit,
+    five_layers,
+    images,
+    linear,
+    same_tensors,
+    trainer,
+)
 
+from shiftproof.data.examples import ImageDataset
 from shiftproof.metrics import rate
 from shiftproof.training import Evaluation, RunFiles, loop
 from shiftproof.training.checkpoint import load_checkpoint
@@ -84,13 +96,87 @@ def test_a_step_follows_the_gradient_of_the_mean_over_its_images(
 
 
 @pytest.mark.parametrize(
-    ("count", "accumulate", "trained"), [(21, 1, 21), (17, 2, 16), (18, 2, 18), (3, 2, 3)]
+    ("count", "accumulate", "trained"),
+    [(22, 1, 22), (21, 1, 20), (20, 2, 20), (19, 2, 16), (3, 2, 3)],
 )
-def test_remainders_are_trained_on_down_to_one_image_per_batch(
+def test_remainders_are_trained_on_down_to_two_images_per_batch(
     tmp_path, count, accumulate, trained
 ):
     made, _ = fit(tmp_path, plain(accumulate=accumulate), train=images(count))
     assert num_trained(made.progress.history[0]) == trained
+
+
+def ends_at_one_pixel():
+    """A network whose batch norm sees one value per channel and image."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3, 2), nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(4), nn.Flatten()
+    )
+
+
+@pytest.mark.parametrize(
+    ("count", "batch_size", "accumulate"), [(17, 8, 1), (5, 2, 1), (25, 8, 3), (10, 3, 3)]
+)
+def test_the_last_batch_is_large_enough_for_batch_norm(tmp_path, count, batch_size, accumulate):
+    config = plain(batch_size=batch_size, accumulate=accumulate, epochs=2)
+    _, reached_the_end = fit(tmp_path, config, train=images(count), model=ends_at_one_pixel())
+    assert reached_the_end
+
+
+@pytest.mark.parametrize(
+    ("train", "batch_size"),
+    [(images(4), 1), (images(1), 8), (Broken(images(200), range(1, 3)), 3)],
+    ids=["asked for", "all there is", "the others are unreadable"],
+)
+def test_one_image_that_batch_norm_cannot_learn_from_is_an_error(tmp_path, train, batch_size):
+    class InOrder(ImageDataset):
+        def __len__(self):
+            return len(train)
+
+        def __getitem__(self, batch):
+            indices = tuple(range(len(batch.indices)))
+            return train[dataclasses.replace(batch, indices=indices)]
+
+    config = plain(batch_size=batch_size, accumulate=1)
+    match = rf"train: batch norm must have .* got 1 image in a batch of {min(batch_size, 3)} and a"
+    match = match.replace("3", "1") if len(train) == 1 else match
+    with (
+        trainer(tmp_path, config, train=InOrder(), model=ends_at_one_pixel()) as made,
+        pytest.raises(ValueError, match=match),
+    ):
+        made.fit()
+
+
+def test_frozen_batch_norm_stays_frozen(tmp_path):
+    frozen, model = five_layers(), five_layers()
+    frozen[1].eval()
+    before = {name: value.clone() for name, value in frozen[1].state_dict().items()}
+    fit(tmp_path, plain(epochs=2), model=frozen)
+    fit(tmp_path, plain(epochs=2), model=model)
+    assert torch.equal(frozen[1].running_mean, before["running_mean"])
+    assert frozen[1].num_batches_tracked == 0
+    assert not torch.equal(model[1].running_mean, before["running_mean"])
+    assert [module.training for module in frozen] == [True, False, True, True, True]
+
+
+def test_a_network_handed_over_in_evaluation_mode_trains_whole(tmp_path):
+    made, _ = fit(tmp_path, plain(), model=five_layers().eval())
+    assert all(module.training for module in made.model.modules())
+    assert made.model[1].num_batches_tracked > 0
+
+
+def test_dropout_that_is_switched_off_stays_off(tmp_path):
+    model = five_layers()
+    model[2].eval()
+    seen = []
+    model[2].register_forward_hook(lambda module, x, y: seen.append(torch.equal(x[0], y)))
+    fit(tmp_path, plain(), model=model)
+    assert all(seen)
+
+
+def test_nothing_of_the_group_outlives_the_training(tmp_path):
+    made, _ = fit(tmp_path, plain())
+    assert made.wrapped is made.model
 
 
 def test_the_first_epoch_may_be_a_later_one(tmp_path):

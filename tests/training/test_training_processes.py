@@ -19,10 +19,10 @@ from training_runs import (
     trainer,
 )
 
+from processes import run_together
 from shiftproof.metrics import protocol
 from shiftproof.training import RunFiles, evaluate, loop
 from shiftproof.training.checkpoint import copy_checkpoint
-from shiftproof.training.launch import launch
 from shiftproof.training.unreadable import Unreadable
 from threads import one_thread
 
@@ -112,9 +112,7 @@ def train_together(process, folder):
 @pytest.fixture(scope="module")
 def together(tmp_path_factory):
     folder = tmp_path_factory.mktemp("together")
-    history = launch(
-        train_together, (folder,), processes_per_node=2, device="cpu", backend="gloo", timeout=120
-    )
+    history = run_together(train_together, folder)
     return folder, history, [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 

@@ -82,7 +82,9 @@ class TrainPlan(Sampler[Batch]):
     batches of it, and batch ``k`` of a step goes to rank ``k % world_size``: two processes, and one
     process that accumulates two batches, see the same batches with the same seeds.  The last step
     of an epoch, if it is incomplete, is split evenly over as many batches; if there are not enough
-    images to give each batch one, they are dropped for this epoch.
+    images to give each batch two, they are dropped for this epoch: batch norm cannot learn from a
+    single image where the map is one pixel.  Batches of one image come from ``batch_size=1`` alone,
+    and from data sets too small for a whole step.
 
     Args:
         num_samples: Images in the data set.
@@ -126,8 +128,9 @@ class TrainPlan(Sampler[Batch]):
     @property
     def num_dropped(self) -> int:
         """Images left out of each epoch, other ones each time."""
-        rest = self.num_samples % (self.batches_per_step * self.batch_size)
-        return rest if rest < self.batches_per_step else 0
+        whole_steps, rest = divmod(self.num_samples, self.batches_per_step * self.batch_size)
+        least = min(2, self.batch_size) if whole_steps else 1
+        return rest if rest < least * self.batches_per_step else 0
 
     @property
     def steps_per_epoch(self) -> int:

@@ -4,9 +4,13 @@ import os
 import sys
 from collections.abc import Callable
 
+from shiftproof.training.distributed import report_error, under_agent
+
 
 def run_command(function: Callable[[], int]) -> int:
     """Run a command; what a user can fix becomes one line and status 1.
+
+    Under torch's elastic agent the line is left to the agent, which knows whose error came first.
 
     Args:
         function: The command; returns its exit status.
@@ -23,6 +27,9 @@ def run_command(function: Callable[[], int]) -> int:
     except (ValueError, RuntimeError, OSError) as error:
         if os.environ.get("SHIFTPROOF_TRACEBACK") == "1":
             raise
+        if under_agent():
+            report_error(error)
+            return 1
         text = " ".join(str(error).split()) or type(error).__name__
         print(f"error: {text}", file=sys.stderr)
         return 1

@@ -21,6 +21,7 @@ from shiftproof.training.allocator import keep_freed_memory
 from shiftproof.training.distributed import Process, barrier
 from shiftproof.training.evaluation import to_device
 from shiftproof.training.journal import Journal
+from shiftproof.training.modes import evaluating
 from shiftproof.training.schedule import Cosine
 
 MARGIN = 32
@@ -222,7 +223,7 @@ def _images(
 
 
 def _measure(stage: str, trainer: Trainer, wide: ImageDataset | None) -> dict[str, RateResult]:
-    config, model = trainer.config, trainer.model.eval()
+    config, model = trainer.config, trainer.model
     measured = evaluate(
         model,
         trainer.val_data,
@@ -241,7 +242,8 @@ def _measure(stage: str, trainer: Trainer, wide: ImageDataset | None) -> dict[st
     if wide is not None:
         images = _images(trainer, wide, EvalPlan(len(wide), config.eval_batch_size))
         crop = protocol("crop")
-        rates[consistency_name(crop.name)] = consistency(model, images, crop, seed=config.seed)
+        with evaluating(model):
+            rates[consistency_name(crop.name)] = consistency(model, images, crop, seed=config.seed)
     rates = {f"{stage} {name}": rate for name, rate in rates.items()}
     for name, rate in rates.items():
         trainer.journal.line(f"{name}: {show_rate(rate)}")

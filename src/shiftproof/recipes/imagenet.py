@@ -19,6 +19,7 @@ from shiftproof.extras import require
 from shiftproof.metrics import protocol
 from shiftproof.models.weights import load_weights
 from shiftproof.recipes.outcome import (
+    agree_on_resume,
     agree_on_seed,
     build_seeded,
     check_size,
@@ -35,6 +36,7 @@ from shiftproof.training.allocator import keep_freed_memory
 from shiftproof.training.config import describe
 from shiftproof.training.distributed import Process, barrier
 from shiftproof.training.journal import Journal, write_csv
+from shiftproof.training.launch import tell_restart
 from shiftproof.training.unreadable import Unreadable
 
 RESIZE, CROP = 256, 224
@@ -150,6 +152,7 @@ def run_imagenet(process: Process, config: ImagenetConfig) -> RunResult | None:
         RuntimeError: If the data or a checkpoint cannot be read, or training diverges.
     """
     keep_freed_memory()
+    agree_on_resume(config.resume)
     seed = agree_on_seed(config.train.seed)
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, seed=seed))
     files = config.files
@@ -176,6 +179,8 @@ def run_imagenet(process: Process, config: ImagenetConfig) -> RunResult | None:
             * process.world_size
             * config.train.accumulate
         )
+        if process.is_main:
+            tell_restart(config.resume)
         journal.line(
             f"{config.train.model.name} on {process.world_size} process(es), "
             f"{global_batch} images per step, seed {config.train.seed}"

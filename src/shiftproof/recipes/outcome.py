@@ -1,5 +1,6 @@
 """What every experiment needs around its training: a seeded network, and its result file."""
 
+import secrets
 import sys
 from pathlib import Path
 
@@ -12,10 +13,39 @@ from shiftproof.results import Environment, EpochResult, RateResult, RunResult
 from shiftproof.training import ModelConfig, RunFiles
 from shiftproof.training.checkpoint import check_model, load_checkpoint
 from shiftproof.training.config import describe
-from shiftproof.training.distributed import Process, broadcast_state, in_group
+from shiftproof.training.distributed import Process, any_true, broadcast_state, in_group
 
-STOPPED = 143
-"""Exit status of a run that a signal stopped and that can be resumed: 128 + SIGTERM."""
+
+def choose_seed(resume: Path | None) -> int:
+    """The seed of a run that was given none: that of the run it goes on with, or a new one.
+
+    Args:
+        resume: Checkpoint to go on from; none if None.
+
+    Returns:
+        The seed.
+
+    Raises:
+        RuntimeError: If the checkpoint cannot be read.
+    """
+    plan = {} if resume is None else load_checkpoint(resume).get("plan", {})
+    return int(plan.get("seed", secrets.randbits(31)))
+
+
+def agree_on_resume(resume: Path | None) -> None:
+    """Refuse that some processes go on from a checkpoint and others start anew.
+
+    Args:
+        resume: Checkpoint that this process goes on from; none if None.
+
+    Raises:
+        ValueError: If it is none on some process only.
+    """
+    if any_true(resume is None) and any_true(resume is not None):
+        raise ValueError(
+            "resume: every process must find the checkpoint, got it on some only; put the folder "
+            "of the run on a disk that all nodes share"
+        )
 
 
 def agree_on_seed(seed: int) -> int:

@@ -150,6 +150,15 @@ class RunFiles:
         """
         return self.folder / name
 
+    def resumable(self) -> Path | None:
+        """The checkpoint that the run would go on from.
+
+        Returns:
+            Its path, or ``None`` if nothing has been saved.
+        """
+        path = self.path(self.last)
+        return path if path.is_file() else None
+
 
 def describe(value: Any) -> Any:
     """Turn a configuration into plain JSON values.

@@ -1,15 +1,24 @@
 """Processes that train together: where each one stands, and what they tell each other."""
 
 import contextlib
+import gc
 import os
+import signal
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch._C._distributed_c10d import PrefixStore
+from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+from torch.distributed.rendezvous import rendezvous
 
 BACKENDS = ("nccl", "gloo")
 """What ``--dist-backend`` accepts."""
@@ -44,6 +53,29 @@ def warn(text: str) -> None:
         text: What the user should know; the program goes on.
     """
     print(f"warning: {text}", file=sys.stderr, flush=True)
+
+
+def under_agent() -> bool:
+    """Whether torch's elastic agent, torchrun's or ours, started this process."""
+    return bool(os.environ.get("TORCHELASTIC_ERROR_FILE"))
+
+
+def report_error(error: Exception) -> None:
+    """Tell the elastic agent why this process fails; the first report counts.
+
+    Args:
+        error: What was raised.
+    """
+    if under_agent() and not Path(os.environ["TORCHELASTIC_ERROR_FILE"]).exists():
+        get_error_handler().record_exception(error)
+
+
+def _follow_parent() -> None:
+    """Ask this process to stop once the agent that started it is gone, killed perhaps."""
+    agent = os.getppid()
+    while os.getppid() == agent:
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def pick_device(requested: str | int | None, local_rank: int = 0) -> torch.device:
@@ -99,10 +131,17 @@ def _usable_backend(backend: str, process: Process, requested: str | int | None)
 
 
 def _initialise(backend: str, init_method: str, process: Process, timeout: float | None) -> None:
+    place: dict[str, Any] = {"init_method": init_method}
     try:
+        if init_method == "env://" and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+            # torchrun's store outlives the processes: after a restart it still holds the addresses
+            # of those that are gone, and torch 2.14 would wait for them.
+            store, _, _ = next(rendezvous(init_method))
+            count = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+            place = {"store": PrefixStore(f"start {count}", store)}
         dist.init_process_group(
             backend,
-            init_method=init_method,
+            **place,
             rank=process.rank,
             world_size=process.world_size,
             timeout=None if timeout is None else timedelta(seconds=timeout),
@@ -205,6 +244,8 @@ def process_group(
     if world_size == 1:
         yield process
         return
+    if under_agent():
+        threading.Thread(target=_follow_parent, daemon=True).start()
     backend = _usable_backend(backend, process, device)
     num_threads = torch.get_num_threads()
     if process.device.type == "cpu" and processes_per_node > 1:
@@ -212,8 +253,12 @@ def process_group(
     try:
         _initialise(backend, init_method, process, timeout)
         yield process
+    except Exception as error:
+        report_error(error)  # before the group is left, which makes the others fail in turn
+        raise
     finally:
         if in_group():
+            gc.collect()  # whatever still held the group could abort the process at its very end
             dist.destroy_process_group()
         torch.set_num_threads(num_threads)
 

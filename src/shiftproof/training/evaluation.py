@@ -16,6 +16,7 @@ from shiftproof.metrics import Protocol
 from shiftproof.results import RateResult, consistency_name
 from shiftproof.training.distributed import Process, any_true
 from shiftproof.training.journal import Journal
+from shiftproof.training.modes import evaluating
 from shiftproof.training.unreadable import Unreadable
 
 
@@ -70,7 +71,7 @@ def evaluate(
     processes there are, as long as ``batch_size`` does not.
 
     Args:
-        model: The network, on the device of the process; its mode is put back afterwards.
+        model: The network, on the device of the process; each module's mode is put back afterwards.
         dataset: Images with labels.
         process: This process among those that evaluate.
         batch_size: Images per batch; a shift shared by a batch is drawn once for it.  Consistency
@@ -104,10 +105,8 @@ def evaluate(
     )
     loader = make_loader(dataset, plan, workers=workers, device=device, pin_memory=pin_memory)
     journal = journal or Journal("", enabled=False)
-    was_training = model.training
-    model.eval()
     stopped = False
-    with journal.progress(len(plan), description) as advance:
+    with evaluating(model), journal.progress(len(plan), description) as advance:
         for batch, examples in zip(plan, loader, strict=True):
             stopped = should_stop()
             if stopped:
@@ -128,7 +127,6 @@ def evaluate(
                 # A protocol that compares with the images themselves has been half done already.
                 agreement.update(*(logits if view is images else model(view) for view in views))
             advance()
-    model.train(was_training)
     if any_true(stopped):
         return None
     with warnings.catch_warnings():

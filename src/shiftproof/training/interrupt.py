@@ -7,6 +7,9 @@ import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
 
+STOPPED = 128 + signal.SIGTERM
+"""Exit status of a run that a signal stopped and that can be resumed."""
+
 _SAME_REQUEST = 1.0
 """Seconds within which a repeated signal is the same request: a terminal and a launcher, or a batch
 system and a launcher, may each deliver it to every process."""

@@ -1,252 +1,196 @@
-"""Starting the processes of one node, passing signals on to them, noticing their failures."""
+"""Starting the processes of one node under torch's elastic agent, and telling why one failed."""
 
 import contextlib
-import multiprocessing
-import multiprocessing.connection
+import json
+import logging
 import os
-import pickle
 import signal
 import socket
-import sys
 import tempfile
-import threading
-import time
-import traceback
-from collections.abc import Callable
-from multiprocessing.context import SpawnProcess
-from multiprocessing.queues import SimpleQueue
-from typing import Any, TypeVar, cast
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from urllib.parse import urlsplit
 
-from shiftproof.training.distributed import address_in_use, process_group
-from shiftproof.training.interrupt import stop_signals
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from torch.distributed.elastic.rendezvous import RendezvousError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-_R = TypeVar("_R")
+from shiftproof.training.distributed import address_in_use, under_agent, warn
+from shiftproof.training.interrupt import STOPPED
 
-_POLL = 0.2
-"""Seconds between two looks at whether a process has reported."""
-
-_GRACE = 5.0
-"""Seconds that the other processes get to end by themselves once one has failed."""
-
-
-class ChildError(Exception):
-    """The trace of an error in another process; the cause of the error raised in this one."""
+_TIME_TO_SAVE = 300
+"""Seconds that processes get to finish their step and save once a signal has come; torch before 2.9
+gives them 30, whatever this says."""
 
 
-def _portable(error: Exception) -> Exception:
-    """The error itself if it can cross to another process, otherwise its text."""
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:
-        return RuntimeError(f"{type(error).__name__}: {error}")
-    return error
+def first_error(folder: Path) -> str | None:
+    """What the first process to fail wrote into its error file.
+
+    Args:
+        folder: Where the processes of one attempt have their error files.
+
+    Returns:
+        The text of its error, or ``None`` if no process has written any.
+    """
+    # Written before the group is left, which makes the other processes fail in turn: the oldest
+    # tells the cause.
+    files = sorted(folder.glob("*/error.json"), key=lambda path: path.stat().st_mtime_ns)
+    if not files:
+        return None
+    text: str = json.loads(files[0].read_text())["message"]["message"]
+    return text.partition(": ")[2] or text
 
 
-def _follow_parent() -> None:
-    """Ask this process to stop once the one that started it is gone, killed perhaps."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os.kill(os.getpid(), signal.SIGTERM)
+def tell_restart(resume: Path | None) -> None:
+    """Warn that torch's elastic agent has started this process again, and why.
+
+    Args:
+        resume: Checkpoint that the run goes on from; none if None.
+    """
+    count = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    if count and under_agent():
+        logs = Path(os.environ["TORCHELASTIC_ERROR_FILE"]).parents[2]
+        reason = first_error(logs / f"attempt_{count - 1}") or "a process ended"
+        source = "from the start" if resume is None else f"from {resume}"
+        warn(
+            f"restart {count} of {os.environ['TORCHELASTIC_MAX_RESTARTS']}, {source}: "
+            f"{' '.join(reason.split())}"
+        )
 
 
-def _run(
-    local_rank: int,
-    reports: "SimpleQueue[tuple[int, bool, Any]]",
-    first_rank: int,
-    group: dict[str, Any],
-    function: Callable[..., object],
-    args: tuple[Any, ...],
-) -> None:
-    """What each process runs; it ends with status 0, or with a report of its error."""
-    threading.Thread(target=_follow_parent, daemon=True).start()
-    with contextlib.ExitStack() as stack:
-        try:
-            process = stack.enter_context(
-                process_group(rank=first_rank + local_rank, local_rank=local_rank, **group)
+def _cause(failures: Mapping[int, ProcessFailure], logs: Path) -> str:
+    """Why the last attempt failed, in one line."""
+    # Killed from outside: whatever else failed did so for want of it.  SIGTERM is how the agent
+    # ends the others.
+    for rank, failure in failures.items():
+        if failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM:
+            return (
+                f"launch: every process must run to its end, got process {rank} ended by signal "
+                f"{failure.signal_name()}; look at the lines above and at the free memory"
             )
-            result = function(process, *args)
-            if local_rank == 0:
-                reports.put((0, True, result))
-        except KeyboardInterrupt:
-            sys.exit(128 + signal.SIGINT)
-        except Exception as error:
-            # Reported before the group is left, which makes the other processes fail in turn: so
-            # the first report tells the cause.
-            reports.put((local_rank, False, (_portable(error), traceback.format_exc())))
-            sys.exit(1)
+    attempts = sorted(logs.glob("*/attempt_*"), key=lambda path: int(path.name.split("_")[1]))
+    text = first_error(attempts[-1]) if attempts else None
+    if text is not None:
+        return text
+    rank, failure = next(iter(failures.items()))
+    return (
+        f"launch: every process must run to its end, got process {rank} ended with status "
+        f"{failure.exitcode}; look at the lines above"
+    )
 
 
-def _check_address(init_method: str, node_rank: int) -> None:
-    # torch would find out as well, in a child and with several lines of its own on the terminal.
-    if not init_method.startswith("tcp://"):
-        return
+def _check_url(url: str, is_host: bool) -> str:
+    """The address and port of a URL; refuses a port that is missing or taken."""
     try:
-        port = urlsplit(init_method).port
+        address, port = urlsplit(url).hostname, urlsplit(url).port
     except ValueError:
-        port = None
-    if not port:
+        address = port = None
+    if not url.startswith("tcp://") or not address or not port:
         raise ValueError(
-            f"launch: --dist-url must be tcp://ADDRESS:PORT, got {init_method}; "
+            f"launch: --dist-url must be tcp://ADDRESS:PORT, got {url}; "
             "put the number of a free port"
         )
-    if node_rank != 0:
-        return
-    with socket.socket() as probe:
-        # As torch does: a port that a finished run has just left counts as free.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("", port))
-        except OSError as error:
-            raise RuntimeError(address_in_use(init_method)) from error
+    if is_host:
+        # torch would find out as well, with several lines of its own on the terminal.
+        with socket.socket() as probe:
+            # As torch does: a port that a finished run has just left counts as free.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("", port))
+            except OSError as error:
+                raise RuntimeError(address_in_use(url)) from error
+    return f"{address}:{port}"
 
 
-def _end(processes: list[SpawnProcess]) -> None:
-    """Let the processes that still run end by themselves, then end them."""
-    for process in processes:
-        if process.is_alive():
-            process.terminate()
-    deadline = time.monotonic() + _GRACE
-    for process in processes:
-        process.join(max(0.0, deadline - time.monotonic()))
-        if process.is_alive():
-            process.kill()
-            process.join()
-
-
-def _fate(process: SpawnProcess) -> str:
-    status = process.exitcode or 0
-    return f"signal {signal.Signals(-status).name}" if status < 0 else f"status {status}"
+@contextlib.contextmanager
+def _silent_agent() -> Iterator[None]:
+    """Keep the agent's own log off the terminal; what it has to say is told in one line."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def launch(
-    function: Callable[..., _R],
-    args: tuple[Any, ...] = (),
+    command: Sequence[str],
     *,
     processes_per_node: int,
     num_nodes: int = 1,
     node_rank: int = 0,
-    init_method: str | None = None,
-    backend: str = "nccl",
-    device: str | int | None = None,
-    timeout: float | None = None,
-) -> _R:
-    """Run a function in every process of this node, joined to those of the other nodes.
+    url: str | None = None,
+    max_restarts: int = 0,
+) -> int:
+    """Run a command in every process of this node, as ``torchrun`` does.
 
-    SIGINT and SIGTERM are passed on to the processes.  When one process fails, the others are ended
-    and its error is raised here, with the trace of that process as the cause.  A single process
-    needs no other: the function is then called directly.
+    The processes find their place in the environment that torch's elastic agent sets (``RANK``,
+    ``WORLD_SIZE``, ``LOCAL_RANK``, ...).  SIGINT and SIGTERM are passed on to them.  When one ends
+    with an error, the others are ended, and up to ``max_restarts`` times all are started again.
 
     Args:
-        function: Called as ``function(process, *args)`` inside ``process_group``; a function at the
-            top level of a module.  The calling script must be guarded by
-            ``if __name__ == "__main__"``.
-        args: Further arguments, picklable.
+        command: Program and arguments.
         processes_per_node: Processes on each node.
         num_nodes: Number of nodes; ``launch`` is called once on each.
-        node_rank: Number of this node, from 0.
-        init_method: Where the processes meet, for instance ``tcp://127.0.0.1:23456``; may be
-            ``None`` on one node.
-        backend: ``"nccl"`` or ``"gloo"``.
-        device: Where to compute; see ``pick_device``.
-        timeout: Seconds to wait for other processes; ``None`` for torch's own limit.
+        node_rank: Number of this node, from 0; node 0 is the one that the others ask.
+        url: Where the nodes meet, ``tcp://ADDRESS:PORT``; may be ``None`` on one node.
+        max_restarts: How often to start the processes again.
 
     Returns:
-        What the function returned in the first process of this node.
+        0, or ``STOPPED`` if a signal stopped the processes.
 
     Raises:
-        ValueError: If the numbers of processes and nodes make no sense, or the address has no port.
-        RuntimeError: If the port is in use, or a process ended without a report of its own.
-        SystemExit: If a process was ended by a signal passed on to it.
+        ValueError: If the numbers of processes and nodes make no sense, or the URL has no port.
+        RuntimeError: If the port is in use, the nodes do not meet, or a process failed; with the
+            text of its error, where it left one.
+
+    References:
+        PyTorch, "Torch Distributed Elastic", documentation of ``torch.distributed.launcher``.
     """
-    if processes_per_node < 1 or not 0 <= node_rank < num_nodes:
+    if processes_per_node < 1 or not 0 <= node_rank < num_nodes or max_restarts < 0:
         raise ValueError(
-            "launch: there must be at least 1 process per node and 0 <= rank of the node < nodes, "
-            f"got {processes_per_node} processes, rank {node_rank} of {num_nodes} nodes; "
-            "check --world-size and --rank"
+            "launch: there must be at least 1 process per node, 0 <= rank of the node < nodes and "
+            f"restarts >= 0, got {processes_per_node} processes, rank {node_rank} of {num_nodes} "
+            f"nodes and {max_restarts} restarts; check --world-size, --rank and --max-restarts"
         )
-    world_size = processes_per_node * num_nodes
-    if world_size == 1:
-        with process_group(rank=0, world_size=1, device=device) as process:
-            return function(process, *args)
-    if init_method is None and num_nodes > 1:
+    if url is None and num_nodes > 1:
         raise ValueError(
             f"launch: {num_nodes} nodes must have an address to meet at, got none; "
             "pass --dist-url tcp://ADDRESS:PORT"
         )
-    if init_method is not None:
-        _check_address(init_method, node_rank)
-    with tempfile.TemporaryDirectory() as folder:
-        group = {
-            "world_size": world_size,
-            "processes_per_node": processes_per_node,
-            "init_method": init_method or f"file://{folder}/meeting",
-            "backend": backend,
-            "device": device,
-            "timeout": timeout,
-        }
-        first_rank = node_rank * processes_per_node
-        return cast(_R, _supervise(processes_per_node, first_rank, group, function, args))
-
-
-def _supervise(
-    count: int,
-    first_rank: int,
-    group: dict[str, Any],
-    function: Callable[..., object],
-    args: tuple[Any, ...],
-) -> object:
-    spawn = multiprocessing.get_context("spawn")
-    processes: list[SpawnProcess] = []
-    signals: list[int] = []
-    result: object = None
-    failures: dict[int, tuple[Exception, str]] = {}
-    lost: list[int] = []
-
-    def pass_on(number: int) -> None:
-        for process in processes:
-            if process.pid is not None and process.exitcode is None:
-                os.kill(process.pid, number)
-
-    def receive(number: int) -> None:
-        signals.append(number)
-        pass_on(number)
-
-    with stop_signals(receive), contextlib.closing(spawn.SimpleQueue()) as reports:
-        try:
-            for local_rank in range(count):
-                values = (local_rank, reports, first_rank, group, function, args)
-                process = spawn.Process(target=_run, args=values)
-                process.start()
-                processes.append(process)
-            for number in tuple(signals):  # came before every process was there
-                pass_on(number)
-            running = list(processes)
-            while running and not failures and not lost:
-                ended = multiprocessing.connection.wait([p.sentinel for p in running], _POLL)
-                for process in running:
-                    if process.sentinel in ended:
-                        process.join()
-                # Read after the processes have ended: all that these had to say is here by now.
-                while not reports.empty():
-                    local_rank, done, report = reports.get()
-                    if done:
-                        result = report
-                    else:
-                        failures[local_rank] = report
-                running = [process for process in running if process.exitcode is None]
-                lost = [i for i, p in enumerate(processes) if p.exitcode and i not in failures]
-        finally:
-            _end(processes)
-    if lost and signals:
-        raise SystemExit(128 + signals[0])
-    # First, because the failures of the others may be its consequences.
-    if lost:
-        raise RuntimeError(
-            f"launch: every process must run to its end, got process {first_rank + lost[0]} ended "
-            f"by {_fate(processes[lost[0]])}; look at the lines above and at the free memory"
+    # On one node any free port will do where none is named.
+    endpoint = "127.0.0.1:0" if url is None else _check_url(url, node_rank == 0)
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(_TIME_TO_SAVE))
+    # A store of their own for each start: the agent's still holds the addresses of dead processes.
+    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
+    with tempfile.TemporaryDirectory() as logs, _silent_agent():
+        config = LaunchConfig(
+            min_nodes=num_nodes,
+            max_nodes=num_nodes,
+            nproc_per_node=processes_per_node,
+            run_id="shiftproof",
+            rdzv_backend="c10d",
+            rdzv_endpoint=endpoint,
+            rdzv_configs={"is_host": node_rank == 0},
+            # The name of the machine need not be known to itself.
+            local_addr="127.0.0.1" if num_nodes == 1 else None,
+            max_restarts=max_restarts,
+            logs_specs=DefaultLogsSpecs(log_dir=logs),
         )
-    for error, trace in failures.values():
-        raise error from ChildError(trace)
-    return result
+        try:
+            elastic_launch(config, command[0])(*command[1:])
+        except SignalException:
+            return STOPPED
+        except ChildFailedError as error:
+            # Who had saved already may have been ended while it waited for the others.
+            ends = {failure.exitcode for failure in error.failures.values()} - {-signal.SIGTERM}
+            if ends == {STOPPED}:
+                return STOPPED
+            raise RuntimeError(_cause(error.failures, Path(logs))) from error
+        except RendezvousError as error:
+            raise RuntimeError(
+                f"launch: all {num_nodes} nodes must be able to meet, got {url or endpoint} "
+                f"({type(error).__name__}: {error}); check --dist-url, --world-size and --rank"
+            ) from error
+    return 0

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from shiftproof.data.examples import ImageDataset
+from shiftproof.data.examples import Examples, ImageDataset
 from shiftproof.data.loading import make_loader
 from shiftproof.data.plan import Batch, TrainPlan
 from shiftproof.metrics import topk_correct
@@ -36,9 +36,24 @@ from shiftproof.training.distributed import (
 from shiftproof.training.evaluation import Evaluation, evaluate, to_device
 from shiftproof.training.interrupt import GracefulStop
 from shiftproof.training.journal import Journal
+from shiftproof.training.modes import frozen_modules, train_except
 from shiftproof.training.precision import autocast
 from shiftproof.training.progress import Progress
 from shiftproof.training.unreadable import Unreadable
+
+
+@contextlib.contextmanager
+def _explained(batch: Batch, examples: Examples) -> Iterator[None]:
+    """Say what batch norm lacks where a map of one pixel of a single image is left of a batch."""
+    try:
+        yield
+    except ValueError as error:
+        if len(examples) > 1 or "more than 1 value per channel" not in str(error):
+            raise
+        raise ValueError(
+            "train: batch norm must have more than one value per channel, got 1 image in a batch "
+            f"of {len(batch.indices)} and a map of one pixel; use larger batches or images"
+        ) from error
 
 
 class Trainer:
@@ -46,7 +61,8 @@ class Trainer:
 
     Args:
         config: How to train.
-        model: The network, on any device.
+        model: The network, on any device.  Modules in evaluation mode inside a network in training
+            mode, frozen batch norm for instance, stay so.
         train_data: Images to train on.
         val_data: Images to validate on after each epoch.
         process: This process among those that train together.
@@ -108,8 +124,7 @@ class Trainer:
         if config.compile:
             self.model.compile()
         self.wrapped: nn.Module = self.model
-        if in_group():
-            self.wrapped = DistributedDataParallel(self.model)
+        self.frozen = frozen_modules(self.model)
         self.progress = Progress.start()
         self.unreadable = Unreadable(len(train_data) + len(val_data))
 
@@ -138,7 +153,7 @@ class Trainer:
             device=self.process.device,
             pin_memory=self.pin_memory,
         )
-        with GracefulStop() as stop:
+        with GracefulStop() as stop, self._in_parallel():
             while self.progress.epoch < self.config.epochs:
                 if not self._train_epoch(loader, stop):
                     return self._stopped(stop)
@@ -149,13 +164,23 @@ class Trainer:
         barrier()  # whoever reads a checkpoint next finds what the main process was still writing
         return True
 
+    @contextlib.contextmanager
+    def _in_parallel(self) -> Iterator[None]:
+        """Average gradients over the processes; nothing of the group outlives the training."""
+        if in_group():
+            self.wrapped = DistributedDataParallel(self.model)
+        try:
+            yield
+        finally:
+            self.wrapped = self.model
+
     def _train_epoch(self, loader: Any, stop: GracefulStop) -> bool:
         """Train to the end of the epoch; False if a signal asked to stop before."""
         config, progress = self.config, self.progress
         lr = config.schedule.lr(config.lr, progress.epoch)
         for group in self.optimizer.param_groups:
             group.update(lr=lr, momentum=config.momentum, weight_decay=config.weight_decay)
-        self.model.train()
+        train_except(self.model, self.frozen)
         steps = self.plan.steps_per_epoch
         if progress.step == steps:
             return True
@@ -201,7 +226,7 @@ class Trainer:
             with contextlib.ExitStack() as stack:
                 if isinstance(self.wrapped, DistributedDataParallel) and number + 1 < len(micro):
                     stack.enter_context(self.wrapped.no_sync())
-                with autocast(device, self.config.amp):
+                with autocast(device, self.config.amp), _explained(batch, examples):
                     logits = self.wrapped(images)
                 loss = F.cross_entropy(logits.float(), labels, reduction="sum")
                 # Processes average their gradients; the step is the mean over all its images.
