@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -248,6 +249,23 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             os.fsync(folder)  # the new name is an entry of the folder, with a life of its own
         finally:
             os.close(folder)
+
+
+def find_damage(path: str | os.PathLike[str]) -> str | None:
+    """Compare the content of a ``torch.save`` file with its checksums, which torch passes over.
+
+    Args:
+        path: The file, an archive.
+
+    Returns:
+        What is wrong with it, in a few words; ``None`` if all content is as it was written.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entry = archive.testzip()
+    except Exception as error:  # zipfile raises what broken bytes happen to trip over
+        return f"cut off or something else: {error}"
+    return None if entry is None else f"changed since it was written: checksum of {entry}"
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

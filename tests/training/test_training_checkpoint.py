@@ -206,3 +206,41 @@ def test_cuda_generators_go_on_where_they_were():
     first = torch.rand(3, device="cuda")
     restore_rng_state(state)
     assert torch.equal(torch.rand(3, device="cuda"), first)
+
+
+def test_a_checkpoint_with_a_changed_byte_is_refused(tmp_path):
+    path = tmp_path / "a.pt"
+    save_checkpoint(path, {"model": {"w": torch.arange(3000.0)}, "epoch": 3})
+    content = path.read_bytes()
+    source = random.Random(0)
+    for start in (content.index(torch.arange(3.0).numpy().tobytes()), content.index(b"epoch")):
+        for position in source.sample(range(start, start + 5), 5):
+            changed = bytearray(content)
+            changed[position] ^= 1 << source.randrange(8)
+            path.write_bytes(bytes(changed))
+            # torch itself notices nothing in the numbers of a tensor.
+            with pytest.raises(RuntimeError, match=r"got .*a\.pt, which is changed since it was w"):
+                load_checkpoint(path)
+
+
+def test_no_damage_is_read_as_another_state(tmp_path):
+    path = tmp_path / "a.pt"
+    state = {"model": {"w": torch.arange(50.0)}, "epoch": 3, "name": "cat"}
+    save_checkpoint(path, state)
+    content, whole = path.read_bytes(), load_checkpoint(path)
+    source = random.Random(0)
+    refused = 0
+    for number in range(300):
+        changed = bytearray(content)
+        changed[source.randrange(len(content))] ^= 1 << source.randrange(8)
+        path.write_bytes(
+            bytes(changed[: source.randrange(len(content))] if number % 3 else changed)
+        )
+        try:
+            found = load_checkpoint(path)
+        except RuntimeError:
+            refused += 1
+        else:
+            assert torch.equal(found["model"].pop("w"), state["model"]["w"])
+            assert {**found, "model": {}} == {**whole, "model": {}}
+    assert refused > 200

@@ -7,7 +7,6 @@ import pickle
 import random
 import shutil
 import sys
-import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from shiftproof.extras import require
-from shiftproof.results import replacing
+from shiftproof.results import find_damage, replacing
 
 SCHEMA = 1
 """Version of the layout; readers refuse a newer one."""
@@ -100,18 +99,19 @@ def load_checkpoint(
         What was saved, with ``schema`` and ``versions``.
 
     Raises:
-        RuntimeError: If the file is missing, cut off, not a checkpoint of this project, holds
-            Python objects, or was written by a newer version of the layout.
+        RuntimeError: If the file is missing, damaged, not a checkpoint of this project,
+            holds Python objects, or was written by a newer version of the layout.
     """
     if not Path(path).is_file():
         raise RuntimeError(
             f"load_checkpoint: the checkpoint must be a file, got {path}, which is "
             f"{'a folder' if Path(path).is_dir() else 'missing'}; check the path"
         )
-    if not zipfile.is_zipfile(path):
+    damage = find_damage(path)
+    if damage is not None:
         raise RuntimeError(
-            f"load_checkpoint: the file must be a complete checkpoint, got {path}, which is cut "
-            "off or something else; use an earlier checkpoint"
+            f"load_checkpoint: the file must be a complete checkpoint, got {path}, which is "
+            f"{damage}; use an earlier checkpoint"
         )
     try:
         data = torch.load(path, map_location=map_location, weights_only=True)
