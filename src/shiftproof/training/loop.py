@@ -306,7 +306,7 @@ class Trainer:
         if self.process.is_main:
             shown = [f"train loss {result.train_loss:.4f} top-1 {100 * result.train_top1:.2f} %"]
             shown += [f"val loss {result.val_loss:.4f}"]
-            shown += [f"{name} {rate.percent:.2f} %" for name, rate in result.val_rates.items()]
+            shown += [f"val {name} {rate.percent:.2f} %" for name, rate in result.val_rates.items()]
             shown += [f"{result.seconds:.1f} s", f"{result.images_per_second:.0f} images/s"]
             self.journal.line(f"epoch {finished + 1}/{self.config.epochs}: {', '.join(shown)}")
             self.on_epoch(self.progress.history)
