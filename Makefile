@@ -5,14 +5,18 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check bench
+OLDEST := torch==2.6.0 torchvision==0.21.0
+
+.PHONY: help demo test test-slow test-release test-oldest check bench
 
 help:
-	@echo "make demo       train four small networks on handwritten digits and compare them"
-	@echo "make test       run the test suite"
-	@echo "make test-slow  run the tests marked slow: the whole zoo, the inductor compiler"
-	@echo "make bench      measure time, memory and exactness, and write docs/benchmarks.md; 20 minutes"
-	@echo "make check      lint, format, types and import layers"
+	@echo "make demo          train four small networks on handwritten digits and compare them"
+	@echo "make test          run the test suite"
+	@echo "make test-slow     run the tests marked slow: the whole zoo, the inductor compiler"
+	@echo "make test-release  build the wheel and try it in an empty environment"
+	@echo "make test-oldest   run the test suite with the oldest torch and torchvision that are declared"
+	@echo "make bench         measure time, memory and exactness, and write docs/benchmarks.md; 20 minutes"
+	@echo "make check         lint, format, types and import layers"
 
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "make: shiftproof needs Python 3.10 or newer, got " + sys.version.split()[0] + "; run make PYTHON=/path/to/python3.10")'
@@ -24,10 +28,19 @@ demo: $(INSTALLED)
 	$(BIN)/shiftproof demo
 
 test: $(INSTALLED)
-	$(BIN)/pytest -n 2 -m "not slow"
+	$(BIN)/pytest -n 2 -m "not slow and not release"
 
 test-slow: $(INSTALLED)
 	$(BIN)/pytest -m slow
+
+test-release: $(INSTALLED)
+	$(BIN)/pytest -m release
+
+# Its own environment: a minute, and the suite once more.  The versions are those of pyproject.toml.
+test-oldest:
+	$(PYTHON) -m venv $(VENV)-oldest
+	$(VENV)-oldest/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' $(OLDEST)
+	$(VENV)-oldest/bin/pytest -n 2 -m "not slow and not release"
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

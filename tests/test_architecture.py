@@ -47,6 +47,14 @@ def test_importing_the_package_imports_torch_and_nothing_heavier(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_the_oldest_versions_are_those_that_were_tested():
+    """``make test-oldest`` runs the suite with them; raise both together."""
+    declared = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    oldest = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for package, version in re.findall(r"([a-z]+)==([\d.]+)", oldest):
+        assert f'"{package}>={version.removesuffix(".0")}"' in declared
+
+
 def test_files_are_small():
     lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in SOURCES}
     assert {path: length for path, length in lengths.items() if length > 400} == {}
