@@ -162,7 +162,7 @@ def test_exports(made: Made) -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:While compiling, we found certain side effects")
-@pytest.mark.parametrize("made", sorted(SMALL), indirect=True)
+@pytest.mark.parametrize("made", ALL, indirect=True)
 def test_exports_through_dynamo(made: Made) -> None:
     conversion, x = made.conversion, made.images
     program = torch.export.export(conversion.model, (x,), strict=True)
@@ -173,7 +173,7 @@ def test_exports_through_dynamo(made: Made) -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("made", sorted(SMALL), indirect=True)
+@pytest.mark.parametrize("made", ALL, indirect=True)
 def test_runs_in_onnx(made: Made, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     conversion, x = made.conversion, made.images

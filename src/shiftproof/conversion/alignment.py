@@ -9,6 +9,7 @@ those, in a dict that the outermost module empties.
 from __future__ import annotations
 
 import copy
+import operator
 from collections.abc import Sequence
 from contextvars import ContextVar
 from typing import Any, cast
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from shiftproof import ops
 from shiftproof.nn import LargestNorm
 from shiftproof.ops.overrides import overridable
-from shiftproof.ops.phases import phase_offsets
+from shiftproof.ops.phases import each_axis, phase_offsets
 
 Offsets = dict[int, Tensor]
 _CALL: ContextVar[Offsets | None] = ContextVar("offsets", default=None)
@@ -276,6 +277,5 @@ def move_back(
         Exact (bitwise): a circular shift of the input shifts the result by as much.  Checked by
         ``tests/conversion/test_convert.py``.
     """
-    factors = {index: torch.tensor(scale, device=y.device) for index, scale in enumerate(scales)}
-    shift = cast(Tensor, sum(offsets[index] * factor for index, factor in factors.items()))
-    return shift_map(y, shift, dims, [y.shape[dim] for dim in dims])
+    moves = (each_axis(operator.mul, offsets[index], scale) for index, scale in enumerate(scales))
+    return shift_map(y, cast(Tensor, sum(moves)), dims, [y.shape[dim] for dim in dims])

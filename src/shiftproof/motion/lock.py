@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from shiftproof.analysis.graph import (
 from shiftproof.analysis.layout import Layout, factors, whole
 from shiftproof.nn import grid
 from shiftproof.nn.grid import BandLimited, WholePixels
-from shiftproof.ops.phases import per_axis
+from shiftproof.ops.phases import each_axis, per_axis
 from shiftproof.ops.resample import EdgeMode
 
 _LOCKS = (grid.GridLock1d, grid.GridLock2d, grid.GridLock3d)
@@ -134,8 +135,7 @@ class LockedModel(nn.Module):
         return with_tensors(result, back)
 
     def _moved_back(self, output: Tensor, offset: Tensor, how: LockedOutput) -> Tensor:
-        steps = torch.tensor([float(step) for step in how.steps], dtype=offset.dtype)
-        start = -offset / steps.to(offset.device)
+        start = each_axis(operator.truediv, -offset, [float(step) for step in how.steps])
         reach = [
             math.ceil(stride / 2 / step)
             for stride, step in zip(self.summary.stride, how.steps, strict=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from numbers import Integral
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from shiftproof.nn.salience import CornerStrength
 from shiftproof.nn.strided import StridedModule
 from shiftproof.ops.padding import check_padding_mode
-from shiftproof.ops.phases import per_axis
+from shiftproof.ops.phases import each_axis, per_axis
 from shiftproof.ops.resample import EDGE_MODES, EdgeMode, extended, read_between
 from shiftproof.ops.shift import crop_shift
 from shiftproof.ops.torus import GridLocation, TaperKind, fold, torus_peak, torus_scores
@@ -119,7 +120,7 @@ class WholePixels(nn.Module):
         Returns:
             The windows, ``(N, C, *size)``.
         """
-        first = (start + 0.5).floor().to(torch.int64) + torch.tensor(reach, device=x.device)
+        first = each_axis(operator.add, (start + 0.5).floor().to(torch.int64), reach)
         return crop_shift(extended(x, reach, padding_mode), first, size)
 
 
@@ -251,7 +252,7 @@ class _GridLock(StridedModule):
         """
         offset = self.offset(x) if offset is None else offset
         half = [pixels // 2 for pixels in self.margin]
-        start = offset + torch.tensor(half, dtype=offset.dtype, device=offset.device)
+        start = each_axis(operator.add, offset, half)
         size = [n - m for n, m in zip(x.shape[2:], self.margin, strict=True)]
         if min(size) < 1:
             raise ValueError(

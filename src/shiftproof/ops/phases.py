@@ -6,7 +6,9 @@ modulo the stride.
 """
 
 import math
-from collections.abc import Sequence
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -106,6 +108,25 @@ def check_phase(operation: str, phase: Tensor, batch: int) -> None:
         )
 
 
+def each_axis(
+    operation: Callable[[Any, Any], Any], offsets: Tensor, values: Sequence[float]
+) -> Tensor:
+    """Combine each axis with a number of its own, without copying the numbers from the host.
+
+    Args:
+        operation: For instance ``operator.add``.
+        offsets: Pixels, ``(N, D)``.
+        values: One number per axis.
+
+    Returns:
+        ``operation(offsets, values)``, ``(N, D)``.
+    """
+    if min(values) == max(values):
+        return cast(Tensor, operation(offsets, values[0]))
+    columns = [operation(offsets[:, axis], value) for axis, value in enumerate(values)]
+    return torch.stack(columns, 1)
+
+
 def phase_offsets(phase: Tensor, stride: Sequence[int]) -> Tensor:
     """First pixel of each phase's component.
 
@@ -164,5 +185,4 @@ def shift_phase(phase: Tensor, shift: Tensor, stride: Sequence[int]) -> tuple[Te
         ([1], [[1, 1]])
     """
     moved = phase_offsets(phase, stride) + shift
-    steps = torch.tensor(stride, device=moved.device)
-    return phase_index(moved, stride), torch.div(moved, steps, rounding_mode="floor")
+    return phase_index(moved, stride), each_axis(operator.floordiv, moved, stride)

@@ -7,9 +7,9 @@ References:
 """
 
 import math
+import operator
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from shiftproof.ops.lattice import read_lattice, write_lattice
@@ -18,6 +18,7 @@ from shiftproof.ops.phases import (
     check_divisible,
     check_map,
     check_phase,
+    each_axis,
     per_axis,
     phase_offsets,
 )
@@ -209,6 +210,6 @@ def align_phase(
         )
     start = phase_offsets(phase, strides)
     if any(first):
-        start = start - torch.tensor(first, device=start.device)
+        start = each_axis(operator.sub, start, first)
     counts = [sum(part) for part in zip(first, x.shape[2:], last, strict=True)]
     return read_window(x, start, -first[-1], strides[-1] - 1, counts)

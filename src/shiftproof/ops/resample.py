@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import operator
 from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from shiftproof.ops.padding import PaddingMode, pad
+from shiftproof.ops.phases import each_axis
 from shiftproof.ops.shift import crop_shift
 from shiftproof.ops.torus import exact_products, positions
 
@@ -126,7 +128,7 @@ def read_between(
     borders = [width + taps // 2 for width in reach]
     whole = start.floor()
     wide = extended(x, borders, padding_mode)
-    first = whole.to(torch.int64) - before + torch.tensor(borders, device=x.device)
+    first = each_axis(operator.add, whole.to(torch.int64), [n - before for n in borders])
     window = crop_shift(wide, first, [count + taps - 1 for count in size])
     fraction = start - whole
     with exact_products(x):

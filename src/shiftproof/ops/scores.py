@@ -170,9 +170,9 @@ def select_phase(
     """Choose one phase per sample: the one of the largest score.
 
     Among phases whose scores equal the largest to a relative 1e-9, the content of the maps decides,
-    by a rule that moves with it, see ``shiftproof.ops.ties``.  In eager mode the rule
-    is only computed for samples that tie, which a GPU must report to the host; in a compiled or
-    exported graph, which must not look at values, it is always computed.
+    by a rule that moves with it, see ``shiftproof.ops.ties``.  In eager mode on a
+    CPU the rule is only computed for samples that tie; on a GPU, which would have to report them to
+    the host, and in a compiled or exported graph, which must not look at values, always.
 
     Args:
         x: Feature map, ``(N, C, *spatial)``; or all the maps of one spatial size that the phase
@@ -214,7 +214,7 @@ def select_phase(
             f"per sample and phase, got {tuple(scores.shape)}; pass what phase_scores returns"
         )
     scores = scores.detach()
-    if not may_read_values(scores):
+    if scores.device.type != "cpu" or not may_read_values(scores):
         return _choose_blindly(scores, maps, strides)
     best, phases = scores.topk(min(2, scores.shape[1]), dim=1)
     phase = phases[:, 0]

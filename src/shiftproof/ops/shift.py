@@ -26,7 +26,12 @@ def per_sample_shift(operation: str, x: Tensor, shift: Sequence[int] | Tensor) -
         TypeError: If the shift is not made of integers.
     """
     num_dims = x.ndim - 2
-    shifts = torch.as_tensor(shift, device=x.device)
+    if not isinstance(shift, Tensor) and all(type(value) is int for value in shift) and shift:
+        # Made on the device, without a copy from the host.
+        columns = [torch.full((x.shape[0],), value, device=x.device) for value in shift]
+        shifts = torch.stack(columns, 1)
+    else:
+        shifts = torch.as_tensor(shift, device=x.device)
     if shifts.is_floating_point() or shifts.is_complex():
         raise TypeError(
             f"{operation}: shift must be made of whole pixels, got {shifts.dtype}; round it"
@@ -77,7 +82,11 @@ def circular_shift(x: Tensor, shift: Sequence[int] | Tensor) -> Tensor:
 
 def _check_window(shifts: Tensor, sizes: Sequence[int], size: Sequence[int]) -> None:
     room = [full - part for full, part in zip(sizes, size, strict=True)]
-    if bool(((shifts < 0) | (shifts > shifts.new_tensor(room))).any()):
+    columns = [(shifts[:, axis] < 0) | (shifts[:, axis] > end) for axis, end in enumerate(room)]
+    outside = torch.stack(columns).any()
+    if shifts.device.type != "cpu":  # asserted there, so that nobody waits for the answer
+        torch._assert_async(~outside, "crop_shift: the window must lie inside the image")
+    elif bool(outside):
         raise ValueError(
             f"crop_shift: the window must lie inside the image of {'x'.join(map(str, sizes))}, "
             f"got size {'x'.join(map(str, size))} at shifts {shifts.min().item()} to "
@@ -100,8 +109,9 @@ def crop_shift(x: Tensor, shift: Sequence[int] | Tensor, size: Sequence[int]) ->
 
     Raises:
         ValueError: If the shift or the size does not have one value per axis, or the window leaves
-            the image; a compiled or exported graph, which must not look at values, takes the
-            nearest window inside.
+            the image.  On a GPU that is an assertion on the device, and the error is torch's; a
+            compiled or exported graph, which must not look at values, takes the nearest window
+            inside.
         TypeError: If the shift is not made of integers.
 
     Equivariance:
