@@ -1,9 +1,11 @@
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 import shiftproof
 from shiftproof import cli, list_models
@@ -94,33 +96,110 @@ def test_a_demonstration_that_is_stopped_has_the_status_of_its_signal(
         ("cifar_resnet20_pa", 0, "exact: the output must stay the same"),
         ("cifar_resnet20", 1, "blame: layer2.0.conv1 (Conv2d): stride 2 keeps phase 0"),
         ("torchvision:resnet18", 1, "blame: conv1 (Conv2d): zero padding of 3 pixels"),
+        ("timm:resnet18", 1, "blame: conv1 (Conv2d): zero padding of 3 pixels"),
     ],
 )
 def test_a_network_is_certified(monkeypatch, capsys, model, status, line):
-    assert start(monkeypatch, "certify", model, "--size", 32, "--batch", 1) == status
+    arguments = [model, "--size", 32, "--batch", 1, "--untrained"]
+    assert start(monkeypatch, "certify", *arguments) == status
     assert line in capsys.readouterr().out
+
+
+OWN = """
+import torch
+from torch import nn
+from torch import nn
+
+def grey():
+    return nn.Sequential(nn.Conv2d(1, 4, 3, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+class Narrow(nn.Module):
+    def forward(self, x):
+        return nn.functional.linear(x.flatten(1), torch.zeros(5, 7))
+
+made = nn.AdaptiveAvgPool2d(1)
+number = 3
+def needs(what): ...
+def fails(): raise RuntimeError("two\\nlines")
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own_networks.py").write_text(OWN)
+    yield tmp_path
+    sys.modules.pop("own_networks", None)
+
+
+@pytest.mark.parametrize(
+    ("name", "status"),
+    [("own_networks:made", 0), ("own_networks:grey", 1), ("own_networks.py:grey", 1)],
+)
+def test_an_own_network_is_certified(monkeypatch, capsys, own, name, status):
+    assert start(monkeypatch, "certify", name, "--size", 8, "--json") == status
+    found = json.loads(capsys.readouterr().out)
+    assert (found["verdict"] == "not invariant") == bool(status)
+
+
+def test_own_weights_are_loaded(monkeypatch, capsys, own):
+    network = nn.Sequential(nn.Conv2d(1, 4, 3, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    torch.save(network.state_dict(), own / "good.pt")
+    torch.save({"0.weight": torch.zeros(3)}, own / "wrong.pt")
+    command = ["certify", "own_networks:grey", "--size", 8, "--weights"]
+    assert start(monkeypatch, *command, "good.pt") == 1
+    assert capsys.readouterr().err == ""
+    assert start(monkeypatch, *command, "wrong.pt") == 2
+    assert "the weights must fit" in capsys.readouterr().err
+
+
+def test_the_plan_of_a_conversion_is_written_and_shown_as_json(monkeypatch, capsys, own):
+    command = ["convert", "own_networks:grey", "--size", 8, "--json", "--plan", "plan.json"]
+    assert start(monkeypatch, *command) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["certificate"]["verdict"] == "exact"
+    assert found["plan"] == json.loads((own / "plan.json").read_text())
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["cifar_resnet21", "--size", 32], "error: create_model: "),
-        (["keras:vgg", "--size", 32], "error: shiftproof: a network of another library is"),
-        (["torchvision:resnet19", "--size", 32], "error: Unknown model resnet19"),
-        (["resnet18_pa", "--size", 112], "error: ResNet: height and width must be multiples of 32"),
+        (["cifar_resnet21", "--untrained"], "create_model: "),
+        (["torchvision:resnet19", "--untrained"], "torchvision: the network must be one of "),
+        (["timm:resnet19", "--untrained"], "timm: the network must be one of timm's, got 'res"),
+        (["cifar_resnet20"], "cifar_resnet20: weights must be named, got none; pass --weights"),
+        (["torchvision:resnet18"], "torchvision:resnet18: weights must be named, got none"),
+        (["timm:resnet18"], "timm:resnet18: weights must be named, got none"),
+        (["cifar_resnet20", "--untrained", "--weights", "own_networks.py"], "cifar_resnet20: --w"),
+        (["cifar_resnet20", "--weights", "nowhere.pt"], "--weights: DEFAULT or a file, got nowh"),
+        (["no_such_module:net"], "no_such_module:net: the module must be importable, got No mo"),
+        (["nowhere.py:net"], "nowhere.py:net: the file must exist"),
+        (["own_networks:absent"], "own_networks:absent: the module must have it"),
+        (["own_networks:number"], "own_networks:number: it must be or return a torch.nn.Module"),
+        (["own_networks:needs"], "own_networks:needs: it must be callable without arguments, got"),
+        (["own_networks:fails"], "own_networks:fails: it must be callable without arguments, got"),
+        (["own_networks:Narrow"], "own_networks:Narrow: the network must take images of 8x8, g"),
+        (["own_networks:made", "--untrained"], "own_networks:made: an own network brings its wei"),
+        (["own_networks:made", "--size", 0], "--size: must be at least 1, got 0"),
+        (["own_networks:made", "--batch", -1], "--batch: must be at least 1, got -1"),
+        (["resnet18_pa", "--untrained", "--size", 112], "resnet18_pa: the network must take ima"),
     ],
 )
-def test_what_cannot_be_certified_is_one_line(monkeypatch, capsys, arguments, message):
-    assert start(monkeypatch, "certify", *arguments) == 1
+@pytest.mark.parametrize("command", ["certify", "convert"])
+def test_what_cannot_be_certified_is_one_line(
+    monkeypatch, capsys, own, command, arguments, message
+):
+    size = [] if "--size" in arguments else ["--size", 8]
+    assert start(monkeypatch, command, *arguments, *size) == 2
     output, error = capsys.readouterr()
     assert output == ""
-    assert error.startswith(message)
+    assert error.startswith(f"error: {message}")
     assert error.count("\n") == 1
 
 
 def test_a_network_is_converted_and_exported(monkeypatch, capsys, tmp_path):
     path = tmp_path / "converted.pt2"
-    options = ["--size", 32, "--batch", 2, "--export", path]
+    options = ["--size", 32, "--batch", 2, "--untrained", "--export", path]
     assert start(monkeypatch, "convert", "cifar_resnet20", *options) == 0
     output = capsys.readouterr().out
     assert "for layer2.0.conv1 (Conv2d), layer2.0.downsample.0 (Conv2d): stride 2" in output
@@ -134,7 +213,7 @@ def test_a_network_is_converted_and_exported(monkeypatch, capsys, tmp_path):
 def test_a_network_is_locked_and_exported(monkeypatch, capsys, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     path = tmp_path / "locked.onnx"
-    options = ["--size", 32, "--margin", 4, "--export", path]
+    options = ["--size", 32, "--margin", 4, "--untrained", "--export", path]
     assert start(monkeypatch, "lock", "cifar_resnet20", *options) == 0
     output = capsys.readouterr().out
     assert "locked to the content modulo 4x4 pixels (found by analysis)" in output
@@ -143,7 +222,10 @@ def test_a_network_is_locked_and_exported(monkeypatch, capsys, tmp_path):
     (logits,) = session.run(None, {session.get_inputs()[0].name: x})
     assert logits.shape == (3, 10)
     assert list(tmp_path.iterdir()) == [path]
-    assert start(monkeypatch, "lock", "cifar_resnet20", "--size", 32, "--margin", 3) == 1
+    assert (
+        start(monkeypatch, "lock", "cifar_resnet20", "--size", 32, "--untrained", "--margin", 3)
+        == 1
+    )
     assert "margin must be an even number" in capsys.readouterr().err
 
 
@@ -156,7 +238,7 @@ def test_a_network_is_locked_and_exported(monkeypatch, capsys, tmp_path):
     ],
 )
 def test_what_cannot_be_converted_is_one_line(monkeypatch, capsys, options, message):
-    assert start(monkeypatch, "convert", "cifar_resnet20", *options) == 1
+    assert start(monkeypatch, "convert", "cifar_resnet20", "--untrained", *options) == 2
     output, error = capsys.readouterr()
     assert output == ""
     assert error.startswith(message)

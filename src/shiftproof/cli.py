@@ -1,8 +1,10 @@
 """The command ``shiftproof``."""
 
 import argparse
+import copy
+import dataclasses
 import functools
-import inspect
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -49,42 +51,46 @@ def _demo(args: argparse.Namespace) -> int:
     return 0
 
 
-def _foreign(name: str) -> Any:
-    """Build an untrained network of another library, ``library:name``."""
-    library, _, model = name.partition(":")
-    if library == "torchvision":
-        models = require("torchvision.models", extra="train")
-        parameters = inspect.signature(models.get_model_builder(model)).parameters
-        names = [name for name in ("weights", "weights_backbone") if name in parameters]
-        return models.get_model(model, **dict.fromkeys(names))
-    if library == "timm":
-        return require("timm", extra="timm").create_model(model)
+def _network(args: argparse.Namespace) -> Any:
+    """The network that was named, in evaluation mode."""
+    import torch
+
+    from shiftproof.models.named import named_model
+
+    for name in ("size", "batch"):
+        if getattr(args, name) < 1:
+            raise ValueError(f"--{name}: must be at least 1, got {getattr(args, name)}; enlarge it")
+    torch.manual_seed(0)
+    return named_model(args.model, args.weights, untrained=args.untrained).eval()
+
+
+def _images(args: argparse.Namespace, model: Any) -> Any:
+    """Random images with as many channels as the network takes, which is found by trying."""
+    import torch
+
+    first = next((p.shape[1] for p in model.parameters() if p.ndim == 4), 3)
+    errors = []
+    for channels in dict.fromkeys((3, 1, first)):
+        images = torch.randn(args.batch, channels, args.size, args.size)
+        try:
+            with torch.no_grad():
+                copy.deepcopy(model)(images)
+        except Exception as error:  # whatever a stranger's network raises
+            errors.append(error)
+        else:
+            return images
+    text = " ".join(str(errors[0]).split())
     raise ValueError(
-        f"shiftproof: a network of another library is torchvision:NAME or timm:NAME, got "
-        f"{name!r}; for a network of shiftproof see shiftproof list"
+        f"{args.model}: the network must take images of {args.size}x{args.size}, got "
+        f"{type(errors[0]).__name__} ({text[:300]}); choose another --size"
     )
 
 
-def _model_and_images(args: argparse.Namespace) -> tuple[Any, Any]:
-    """The network that was named, with its weights, and random images for it."""
-    import torch
-
-    from shiftproof.models.weights import load_weights
-
-    if args.weights is not None and args.weights.suffix and not args.weights.is_file():
-        raise RuntimeError(f"shiftproof: --weights must be a file, got {args.weights}; check it")
-    torch.manual_seed(0)
-    model = _foreign(args.model) if ":" in args.model else shiftproof.create_model(args.model)
-    if args.weights is not None:
-        load_weights(model, args.weights)
-    channels = next(value.shape[1] for value in model.parameters() if value.ndim == 4)
-    return model.eval(), torch.randn(args.batch, channels, args.size, args.size)
-
-
 def _certify(args: argparse.Namespace) -> int:
-    certificate = shiftproof.certify(*_model_and_images(args))
-    print(certificate)
-    return int(certificate.verdict == "not invariant")
+    model = _network(args)
+    certificate = shiftproof.certify(model, _images(args, model))
+    print(json.dumps(certificate.as_dict(), indent=2) if args.json else certificate)
+    return int(not certificate.is_invariant)
 
 
 def _check_export(name: str, path: Path | None) -> None:
@@ -124,24 +130,31 @@ def _export(model: Any, images: Any, path: Path | None) -> None:
 
 def _convert(args: argparse.Namespace) -> int:
     _check_export("convert", args.export)
-    model, images = _model_and_images(args)
+    model = _network(args)
+    images = _images(args, model)
     conversion = shiftproof.convert(model, images, padding=args.padding)
-    print(conversion.summary)
     certificate = shiftproof.certify(conversion.model, images)
-    print(certificate)
+    if args.json:
+        found = {"plan": conversion.plan.as_dict(), "certificate": certificate.as_dict()}
+        print(json.dumps(found, indent=2))
+    else:
+        print(f"{conversion.summary}\n{certificate}")
+    if args.plan is not None:
+        conversion.plan.save(args.plan)
     _export(conversion.model, images, args.export)
-    return int(certificate.verdict == "not invariant")
+    return int(not certificate.is_invariant)
 
 
 def _lock(args: argparse.Namespace) -> int:
     import torch
 
     _check_export("lock", args.export)
-    model, images = _model_and_images(args)
+    model = _network(args)
+    images = _images(args, model)
     locked = shiftproof.lock_grid(
         model, images, stride=args.stride, margin=args.margin, padding_mode=args.padding
     )
-    print(locked.summary)
+    print(json.dumps(dataclasses.asdict(locked.summary), indent=2) if args.json else locked.summary)
     pairs = zip(images.shape[2:], locked.summary.margin, strict=True)
     larger = [size + margin for size, margin in pairs]
     _export(locked, torch.rand(*images.shape[:2], *larger), args.export)
@@ -149,10 +162,20 @@ def _lock(args: argparse.Namespace) -> int:
 
 
 def _add_network(command: argparse.ArgumentParser) -> None:
-    command.add_argument("model", help="a name of shiftproof list, torchvision:NAME or timm:NAME")
+    command.add_argument(
+        "model",
+        help="a name of shiftproof list, torchvision:NAME, timm:NAME, or an own network as "
+        "MODULE:CALLABLE or FILE.py:CALLABLE, called without arguments",
+    )
     command.add_argument("--size", type=int, required=True, help="height and width, in pixels")
-    command.add_argument("--weights", type=Path, metavar="FILE", help="state_dict or checkpoint")
+    command.add_argument(
+        "--weights",
+        metavar="FILE",
+        help="state_dict or checkpoint; DEFAULT for the library's own, which it downloads",
+    )
+    command.add_argument("--untrained", action="store_true", help="random weights")
     command.add_argument("--batch", type=int, default=2, help="number of images")
+    command.add_argument("--json", action="store_true", help="print JSON")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -175,20 +198,23 @@ def parser() -> argparse.ArgumentParser:
     command = commands.add_parser(
         "certify",
         help="say whether a network is shift invariant, and if not, which layer breaks it",
-        description="Measure a network on random images; the exit status is 0 if it is invariant.",
+        description="Measure a network on random images.  The exit status is 0 if it is "
+        "invariant, 1 if not, 2 after an error.",
     )
     _add_network(command)
     command.set_defaults(run=_certify)
     command = commands.add_parser(
         "convert",
         help="make a network shift invariant with its own weights, and certify it",
-        description="Convert a network and certify the result on random images.",
+        description="Convert a network and certify the result on random images.  The exit status "
+        "is 0 if it is invariant, 1 if not, 2 after an error.",
     )
     _add_network(command)
     command.add_argument(
         "--padding", choices=("circular", "keep"), default="circular", help="padding of the layers"
     )
     command.add_argument("--export", type=Path, metavar="FILE", help="a file .pt2 or .onnx")
+    command.add_argument("--plan", type=Path, metavar="FILE", help="write the plan there, JSON")
     command.set_defaults(run=_convert)
     command = commands.add_parser(
         "lock",
@@ -214,7 +240,8 @@ def parser() -> argparse.ArgumentParser:
 def main() -> int:
     """Run the command line; returns the exit status."""
     args = parser().parse_args()
-    return run_command(functools.partial(args.run, args))
+    status = 2 if args.run in (_certify, _convert) else 1  # where 1 says "not invariant"
+    return run_command(functools.partial(args.run, args), status)
 
 
 if __name__ == "__main__":

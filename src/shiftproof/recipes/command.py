@@ -7,13 +7,14 @@ from collections.abc import Callable
 from shiftproof.training.distributed import report_error, under_agent
 
 
-def run_command(function: Callable[[], int]) -> int:
-    """Run a command; what a user can fix becomes one line and status 1.
+def run_command(function: Callable[[], int], failed: int = 1) -> int:
+    """Run a command; what a user can fix becomes one line.
 
     Under torch's elastic agent the line is left to the agent, which knows whose error came first.
 
     Args:
         function: The command; returns its exit status.
+        failed: Exit status after an error.
 
     Returns:
         The exit status.  With ``SHIFTPROOF_TRACEBACK=1`` in the environment, errors are raised
@@ -29,7 +30,7 @@ def run_command(function: Callable[[], int]) -> int:
             raise
         if under_agent():
             report_error(error)
-            return 1
+            return failed
         text = " ".join(str(error).split()) or type(error).__name__
         print(f"error: {text}", file=sys.stderr)
-        return 1
+        return failed
