@@ -1,26 +1,60 @@
 """Anti-aliasing: binomial low-pass layers, alone and with a stride."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from shiftproof import ops
 from shiftproof.nn.strided import StridedModule
+from shiftproof.ops.overrides import may_read_values
 from shiftproof.ops.padding import PaddingMode, check_padding_mode
 
 
-class _LowPass(nn.Module):
+class _Filter(nn.Module):
+    """A layer with a binomial kernel, which no checkpoint holds: it must never be without values.
+
+    On the meta device it stays on the CPU; where ``to_empty`` gives it new memory, it is filled.
+    """
+
     num_dims: ClassVar[int]
     kernel: Tensor
 
-    def __init__(self, kernel_size: int, padding_mode: PaddingMode = "circular") -> None:
-        super().__init__()
+    def _set_up(self, kernel_size: int, padding_mode: PaddingMode) -> None:
         check_padding_mode(type(self).__name__, padding_mode)
         self.kernel_size = kernel_size
         self.padding_mode = padding_mode
         kernel = ops.binomial_kernel(kernel_size, self.num_dims)
+        if kernel.is_meta:
+            with torch.device("cpu"):
+                kernel = ops.binomial_kernel(kernel_size, self.num_dims, dtype=kernel.dtype)
         self.register_buffer("kernel", kernel, persistent=False)
+
+    def reset_parameters(self) -> None:
+        """Fill the kernel, as frameworks ask of layers that were built without memory."""
+        kernel = ops.binomial_kernel(self.kernel_size, self.num_dims, dtype=self.kernel.dtype)
+        with torch.no_grad():
+            self.kernel.copy_(kernel)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "_Filter":
+        before = self.kernel
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        after = self.kernel
+        if after.is_meta:
+            self.kernel = before
+        elif after is not before:
+            # A kernel that somebody put in its place moves like any other buffer.
+            known = may_read_values(before) and may_read_values(after)
+            if not known or not torch.equal(after, before.to(after)):
+                self.reset_parameters()
+        return self
+
+
+class _LowPass(_Filter):
+    def __init__(self, kernel_size: int, padding_mode: PaddingMode = "circular") -> None:
+        super().__init__()
+        self._set_up(kernel_size, padding_mode)
 
     def forward(self, x: Tensor) -> Tensor:
         """Filter a map.
@@ -81,9 +115,7 @@ class LowPass3d(_LowPass):
     num_dims = 3
 
 
-class _BlurPool(StridedModule):
-    kernel: Tensor
-
+class _BlurPool(_Filter, StridedModule):
     def __init__(
         self,
         kernel_size: int = 3,
@@ -91,11 +123,7 @@ class _BlurPool(StridedModule):
         padding_mode: PaddingMode = "circular",
     ) -> None:
         super().__init__(stride)
-        check_padding_mode(type(self).__name__, padding_mode)
-        self.kernel_size = kernel_size
-        self.padding_mode = padding_mode
-        kernel = ops.binomial_kernel(kernel_size, self.num_dims)
-        self.register_buffer("kernel", kernel, persistent=False)
+        self._set_up(kernel_size, padding_mode)
 
     def forward(self, x: Tensor) -> Tensor:
         """Filter a map and keep every ``stride``-th pixel, from the origin.

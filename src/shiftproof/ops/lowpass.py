@@ -65,7 +65,8 @@ def lowpass(
 
     Args:
         x: Feature map, ``(N, C, *spatial)``.
-        kernel: Filter, one axis per spatial axis of ``x``.
+        kernel: Filter, one axis per spatial axis of ``x``; brought to the device and dtype of
+            ``x``.
         padding_mode: ``"circular"``, ``"zeros"`` or ``"reflect"``.
         stride: Sampling stride in pixels; the pixels kept start at the origin.
 
@@ -88,6 +89,8 @@ def lowpass(
             f"{kernel.ndim}; build it with binomial_kernel(size, num_dims={num_dims})"
         )
     check_padding_mode("lowpass", padding_mode)
+    if kernel.device != x.device:  # a layer without parameters cannot know where the others went
+        kernel = kernel.to(x.device)
     strides = per_axis("lowpass", stride, num_dims)
     if kernel.numel() == 1:
         # A slice would give the gradient the default memory format.
