@@ -1,6 +1,7 @@
 """The choice among equally strong components moves with the content."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -224,3 +225,55 @@ def test_a_compiled_choice_is_the_same():
     assert torch.equal(
         torch.vmap(lambda x: ops.select_phase(x, 2))(maps[:, None])[:, 0], compiled(maps, 2)
     )
+
+
+def two_impulses(shape: tuple[int, ...], apart: int) -> Tensor:
+    """Two pixels of one; the view from the first differs from that of the second far away only."""
+    x = torch.zeros(1, 1, math.prod(shape))
+    x[..., [0, apart]] = 1
+    return x.view(1, 1, *shape)
+
+
+LONG = [
+    ((32_768,), 16_385, (2,)),
+    ((1, 50_000), 24_999, (1, 2)),
+    ((50_001, 1), 20_002, (3, 1)),
+    ((1, 1, 20_000), 9_999, (1, 1, 2)),
+]
+
+
+@pytest.mark.parametrize(("shape", "apart", "stride"), LONG)
+def test_the_choice_moves_along_any_length(shape, apart, stride):
+    x, shifts = two_impulses(shape, apart), (1, 2, apart, math.prod(shape) // 2 + 3)
+    axes = tuple(range(2, x.ndim))
+    naive = []
+    for shift in shifts:
+        steps = tuple(shift if size > 1 else 0 for size in shape)
+        moved = torch.roll(x, steps, axes)
+        expected, _ = ops.shift_phase(ops.select_phase(x, stride), torch.tensor([steps]), stride)
+        assert torch.equal(ops.select_phase(moved, stride), expected)
+        found, _ = ops.shift_phase(first_of_the_best(x, stride), torch.tensor([steps]), stride)
+        naive.append(torch.equal(first_of_the_best(moved, stride), found))
+    assert not all(naive)  # the control
+
+
+class Choice(torch.nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.select_phase(x, 2)
+
+
+@pytest.mark.parametrize("bound", [16_384, None])
+def test_a_graph_of_open_length_is_exact_or_stops(bound):
+    count = torch.export.Dim("count", max=bound)
+    program = torch.export.export(
+        Choice(), (torch.ones(1, 1, 64),), dynamic_shapes=({2: 2 * count},)
+    ).module()
+    short, long = two_impulses((8_192,), 4_097), two_impulses((32_768,), 16_385)
+    assert torch.equal(program(short), ops.select_phase(short, 2))
+    if bound is None:
+        with pytest.raises(RuntimeError, match="select_phase: a graph recorded for any size"):
+            program(long)
+    else:
+        for shift in (0, 1, 16_385):
+            moved = long.roll(shift, 2)
+            assert torch.equal(program(moved), ops.select_phase(moved, 2))

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from shiftproof.ops.channels import sum_channels
 
@@ -27,8 +28,13 @@ Where rounding depends on the position, on GPUs, symmetric content ties up to th
 deep untrained networks norms differ by as little as 1e-8, and there the norm must decide.
 """
 
-_MAX_DOUBLINGS = 13
-"""Maps may have up to 2^13 pixels along an axis."""
+_OPEN_DOUBLINGS = 13
+"""Where a recorded graph does not bound the size, maps may have up to 2^13 pixels along an axis."""
+
+_TOO_LONG = (
+    f"select_phase: a graph recorded for any size takes up to {1 << _OPEN_DOUBLINGS} pixels along "
+    "an axis, got more; export it with a known size or with Dim(max=...)"
+)
 
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
@@ -56,8 +62,21 @@ def _spread(index: Tensor) -> Tensor:
 
 def _factor(axis: int, bit: int) -> float:
     """A number in [0.5, 1) of its own for each doubling of the window."""
-    index = _MAX_DOUBLINGS * axis + bit
+    index = 13 * axis + bit if bit < 13 else 3 * bit + axis
     return 0.5 + 0.5 * math.modf(index * index * _GOLDEN + (index + 1) * math.e)[0]
+
+
+def _num_doublings(size: int | torch.SymInt | Tensor) -> int | None:
+    """How often a window of one pixel doubles until it holds an axis; None if nothing bounds it."""
+    if isinstance(size, int):
+        count = 0
+        while 1 << count < size:
+            count += 1
+        return count
+    if isinstance(size, torch.SymInt):  # a bound such as Dim("width", max=4096)
+        bounds = (count for count in range(40) if statically_known_true(size <= 1 << count))
+        return next(bounds, None)
+    return None
 
 
 def _sum_views(pixels: Tensor) -> Tensor:
@@ -70,11 +89,13 @@ def _sum_views(pixels: Tensor) -> Tensor:
     for axis in range(1, pixels.ndim):
         size = pixels.shape[axis]
         # In an exported graph the size may be unknown: all steps are there, the idle ones add zero.
-        known = isinstance(size, int)
-        for bit in range(_MAX_DOUBLINGS):
+        known, count = isinstance(size, int), _num_doublings(size)
+        if count is None:
+            count = _OPEN_DOUBLINGS
+            fits = torch.full((), size, device=pixels.device) <= 1 << count
+            torch.ops.aten._assert_async.msg(fits, _TOO_LONG)
+        for bit in range(count):
             reach = 1 << bit
-            if known and reach >= size:
-                break
             # Two operations on purpose: a fused one rounds differently in a vector and behind it.
             added = torch.roll(pixels, -reach, axis) * _factor(axis, bit)
             if not known:
