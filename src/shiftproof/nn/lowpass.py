@@ -10,6 +10,7 @@ from shiftproof import ops
 from shiftproof.nn.strided import StridedModule
 from shiftproof.ops.overrides import may_read_values
 from shiftproof.ops.padding import PaddingMode, check_padding_mode
+from shiftproof.ops.phases import integers
 
 
 class _Filter(nn.Module):
@@ -23,7 +24,7 @@ class _Filter(nn.Module):
 
     def _set_up(self, kernel_size: int, padding_mode: PaddingMode) -> None:
         check_padding_mode(type(self).__name__, padding_mode)
-        self.kernel_size = kernel_size
+        (self.kernel_size,) = integers(type(self).__name__, "kernel_size", [kernel_size], 1)
         self.padding_mode = padding_mode
         kernel = ops.binomial_kernel(kernel_size, self.num_dims)
         if kernel.is_meta:

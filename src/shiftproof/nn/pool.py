@@ -1,25 +1,30 @@
 """Max pooling with a named padding mode."""
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
 from shiftproof import ops
 from shiftproof.nn.strided import align_and_pad
 from shiftproof.ops.padding import PaddingMode, check_padding_mode
+from shiftproof.ops.phases import per_axis
 
 
 class MaxPool2d(nn.Module):
     """Max pooling whose border may wrap around, which ``torch.nn.MaxPool2d`` does not offer.
 
     Args:
-        kernel_size: Side of the window, in pixels.
-        stride: Sampling stride, in pixels; the side of the window if None.
-        padding: Pixels to add before the first and after the last, ``(before, after)``, the same on
-            both axes.
+        kernel_size: Side of the window, in pixels, one for both axes or one per axis.
+        stride: Sampling stride, in pixels, likewise; the side of the window if None.
+        padding: Pixels to add on every side; or before the first and after the last,
+            ``(before, after)``, the same on both axes, which is not torch's pair.
         padding_mode: ``"circular"``, ``"zeros"`` or ``"reflect"``; ``"zeros"`` pads with zeros,
             which after a ReLU equals torch's padding with minus infinity.
+        dilation: Distance between the pixels of a window, one for both axes or one per axis.
 
     Raises:
-        ValueError: If the padding mode is unknown.
+        ValueError: If the padding mode is unknown, a size is below 1, or there are more than two.
+        TypeError: If a size is not an integer.
 
     Equivariance:
         Exact (bitwise) under circular shifts with circular padding and stride 1; with a stride,
@@ -28,22 +33,26 @@ class MaxPool2d(nn.Module):
 
     def __init__(
         self,
-        kernel_size: int,
-        stride: int | None = None,
-        padding: tuple[int, int] = (0, 0),
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int] | None = None,
+        padding: int | Sequence[int] = (0, 0),
         padding_mode: PaddingMode = "circular",
+        dilation: int | Sequence[int] = 1,
     ) -> None:
         super().__init__()
-        check_padding_mode(type(self).__name__, padding_mode)
-        self.padding = padding
+        name = type(self).__name__
+        check_padding_mode(name, padding_mode)
+        self.padding = per_axis(name, padding, 2, "padding", least=None)
         self.padding_mode = padding_mode
-        self.pool = nn.MaxPool2d(kernel_size, stride)
+        sides = per_axis(name, kernel_size, 2, "kernel_size")
+        steps = sides if stride is None else per_axis(name, stride, 2)
+        self.pool = nn.MaxPool2d(sides, steps, 0, per_axis(name, dilation, 2, "dilation"))
 
     def forward(self, x: Tensor, phase: Tensor | None = None) -> Tensor:
         """Pool a map.
 
         Args:
-            x: Feature map, ``(N, C, H, W)``.
+            x: Feature map, ``(N, C, H, W)``; or, without a phase, ``(C, H, W)``.
             phase: Component that the stride samples, ``(N,)`` integers; the one at the origin if
                 None.
 

@@ -53,7 +53,7 @@ class LargestNorm(nn.Module):
 
     def __init__(self, order: float = 2) -> None:
         super().__init__()
-        if order not in (1, 2, math.inf):
+        if order not in (1, 2, math.inf) or isinstance(order, bool):
             raise ValueError(
                 f"{type(self).__name__}: order must be 1, 2 or infinity, got {order}; "
                 "choose one of them"

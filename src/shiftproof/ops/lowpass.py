@@ -14,7 +14,7 @@ from torch import Tensor
 from shiftproof.ops.lattice import read_lattice
 from shiftproof.ops.overrides import overridable
 from shiftproof.ops.padding import PaddingMode, check_padding_mode, pad
-from shiftproof.ops.phases import check_map, per_axis
+from shiftproof.ops.phases import BATCH_AXIS, check_map, integers, per_axis
 
 
 def binomial_kernel(
@@ -32,11 +32,14 @@ def binomial_kernel(
 
     Raises:
         ValueError: If the kernel size is below 1.
+        TypeError: If it is not an integer.
 
     Examples:
         >>> binomial_kernel(3, num_dims=1)
         tensor([0.2500, 0.5000, 0.2500])
     """
+    (kernel_size,) = integers("binomial_kernel", "kernel_size", [kernel_size], 1)
+    (num_dims,) = integers("binomial_kernel", "num_dims", [num_dims], 1)
     if kernel_size < 1:
         raise ValueError(
             f"binomial_kernel: kernel_size must be at least 1, got {kernel_size}; 1 does not filter"
@@ -84,9 +87,10 @@ def lowpass(
     """
     num_dims = check_map("lowpass", x)
     if kernel.ndim != num_dims:
+        batch = f", or {BATCH_AXIS}" if kernel.ndim == num_dims + 1 else ""
         raise ValueError(
             f"lowpass: kernel must have one axis per spatial axis, {num_dims} here, got "
-            f"{kernel.ndim}; build it with binomial_kernel(size, num_dims={num_dims})"
+            f"{kernel.ndim}; build it with binomial_kernel(size, num_dims={num_dims}){batch}"
         )
     check_padding_mode("lowpass", padding_mode)
     if kernel.device != x.device:  # a layer without parameters cannot know where the others went

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from shiftproof.ops.channels import has_channels_last
 from shiftproof.ops.overrides import is_jit_tracing, needs_gradient, overridable
-from shiftproof.ops.phases import check_map
+from shiftproof.ops.phases import check_map, integers
 
 PaddingMode = Literal["circular", "zeros", "reflect"]
 PADDING_MODES: tuple[PaddingMode, ...] = get_args(PaddingMode)
@@ -191,9 +191,11 @@ def pad(
     """Extend a map over its borders, also by more than its own size.
 
     Args:
-        x: Feature map, ``(N, C, *spatial)``.
-        before: Pixels to add before the first, per spatial axis.
-        after: Pixels to add after the last, per spatial axis.
+        x: Feature map, ``(N, C, *spatial)``; or one of two or three spatial axes without its batch
+            axis.
+        before: Pixels to add before the first, per spatial axis; a negative number takes them away,
+            before the rest of the border is made.
+        after: Pixels to add after the last, likewise.
         padding_mode: ``"circular"`` (wraps as often as needed), ``"zeros"`` or ``"reflect"``
             (the border pixel is not repeated).
 
@@ -201,8 +203,9 @@ def pad(
         The extended map.
 
     Raises:
-        ValueError: If the padding mode is unknown, there is not one width per axis, or the input is
-            not a batch of maps.
+        ValueError: If the padding mode is unknown, there is not one width per axis, the input is
+            not a batch of maps, or less than a pixel of it would stay.
+        TypeError: If the widths are not integers.
 
     Equivariance:
         With circular padding a convolution that follows is exactly equivariant to circular shifts;
@@ -210,6 +213,10 @@ def pad(
     """
     check_padding_mode("pad", padding_mode)
     num_dims = check_map("pad", x)
+    before = integers("pad", "before", before, num_dims)
+    after = integers("pad", "after", after, num_dims)
+    if len(before) == len(after) == x.ndim - 1:
+        return pad(x[None], before, after, padding_mode)[0]
     if len(before) != num_dims or len(after) != num_dims:
         raise ValueError(
             f"pad: before and after must have one width per spatial axis, {num_dims} here, got "
@@ -218,6 +225,17 @@ def pad(
     widths = tuple(zip(before, after, strict=True))
     if not any(map(any, widths)):
         return x
+    if min(before + after) < 0:
+        for axis, (first, last) in enumerate(widths):
+            start, end = max(-first, 0), x.shape[2 + axis] - max(-last, 0)
+            if end <= start:
+                raise ValueError(
+                    f"pad: a pixel of each axis must stay, got {before} and {after} for "
+                    f"{'x'.join(map(str, x.shape[2:]))}; take away less"
+                )
+            x = x.narrow(2 + axis, start, end - start)
+        before, after = ([max(width, 0) for width in side] for side in (before, after))
+        return pad(x, before, after, padding_mode)
     if padding_mode == "zeros":
         return F.pad(x, _torch_order(widths))
     room = 0 if padding_mode == "circular" else 1

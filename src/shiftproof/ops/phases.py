@@ -13,31 +13,80 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from shiftproof.ops.overrides import is_jit_tracing
 
-def per_axis(operation: str, stride: int | Sequence[int], num_dims: int) -> tuple[int, ...]:
-    """Bring a stride to one integer per spatial axis.
+BATCH_AXIS = "add the batch axis with unsqueeze(0)"
+"""The way out for a map of one sample where an operation needs a batch."""
+
+
+def _plain(value: Any) -> Any:
+    """Python's own integers, in place of NumPy's and of tensors; a traced size stays a tensor."""
+    if isinstance(value, (int, tuple, list)) or (isinstance(value, Tensor) and is_jit_tracing()):
+        return value
+    return value.tolist() if hasattr(type(value), "tolist") else value
+
+
+def integers(operation: str, name: str, value: Any, count: int) -> tuple[int, ...]:
+    """Bring an argument to Python's integers.
 
     Args:
         operation: Name of the caller, for the error message.
-        stride: One stride for all axes, or one per axis.
-        num_dims: Number of spatial axes.
+        name: Name of the argument.
+        value: One integer or several, of Python, NumPy or torch.
+        count: How often one integer is meant.
 
     Returns:
-        The stride of each axis.
+        The integers.
 
     Raises:
-        ValueError: If there is not one stride per axis, or one is below 1.
-        TypeError: If a stride is not an integer.
+        TypeError: If one of them is no integer, or a truth value.
     """
-    strides = tuple(stride) if isinstance(stride, Sequence) else (stride,) * num_dims
-    if not all(isinstance(value, int) for value in strides):
-        raise TypeError(f"{operation}: stride must be made of integers, got {stride!r}; round it")
-    if len(strides) != num_dims or min(strides) < 1:
-        raise ValueError(
-            f"{operation}: stride must be one integer >= 1, or one for each of {num_dims} spatial "
-            f"axes, got {stride!r}; pass for instance {(2,) * num_dims}"
+    plain = _plain(value)
+    several = isinstance(plain, Sequence) and not isinstance(plain, str)
+    numbers = tuple(map(_plain, plain)) if several else (plain,) * count
+    kinds = (int, torch.SymInt, Tensor) if is_jit_tracing() else (int, torch.SymInt)
+    if not all(
+        isinstance(number, kinds) and number is not True and number is not False
+        for number in numbers
+    ):
+        raise TypeError(
+            f"{operation}: {name} must be made of integers, got {value!r}; pass whole numbers"
         )
-    return strides
+    return numbers
+
+
+def per_axis(
+    operation: str,
+    value: int | Sequence[int],
+    num_dims: int,
+    name: str = "stride",
+    least: int | None = 1,
+) -> tuple[int, ...]:
+    """Bring a stride, or another argument of windows, to one integer per spatial axis.
+
+    Args:
+        operation: Name of the caller, for the error message.
+        value: One integer for all axes, or one per axis.
+        num_dims: Number of spatial axes.
+        name: Name of the argument.
+        least: The smallest integer that makes sense; any if None.
+
+    Returns:
+        The integer of each axis.
+
+    Raises:
+        ValueError: If there is not one integer per axis, or one is too small.
+        TypeError: If one is not an integer.
+    """
+    numbers = integers(operation, name, value, num_dims)
+    if len(numbers) != num_dims or (least is not None and min(numbers) < least):
+        bound = "" if least is None else f" >= {least}"
+        batch = f", or {BATCH_AXIS}" if len(numbers) == num_dims + 1 else ""
+        raise ValueError(
+            f"{operation}: {name} must be one integer{bound}, or one for each of {num_dims} "
+            f"spatial axes, got {value!r}; pass for instance {(2,) * num_dims}{batch}"
+        )
+    return numbers
 
 
 def check_map(operation: str, x: Tensor) -> int:
@@ -52,7 +101,13 @@ def check_map(operation: str, x: Tensor) -> int:
 
     Raises:
         ValueError: If the tensor is not a batch of 1-D, 2-D or 3-D maps.
+        TypeError: If it is no tensor.
     """
+    if not isinstance(x, Tensor):
+        raise TypeError(
+            f"{operation}: input must be a tensor, got {type(x).__name__}; make one with "
+            "torch.as_tensor"
+        )
     if not 3 <= x.ndim <= 5:
         raise ValueError(
             f"{operation}: input must be (N, C, *spatial) with 1 to 3 spatial axes, got shape "
@@ -84,28 +139,47 @@ def check_divisible(operation: str, sizes: Sequence[int], strides: Sequence[int]
         )
 
 
-def check_phase(operation: str, phase: Tensor, batch: int) -> None:
-    """Refuse a phase that is not one integer per sample.
-
-    Args:
-        operation: Name of the caller, for the error message.
-        phase: The tensor to check.
-        batch: Number of samples.
-
-    Raises:
-        TypeError: If the phases are not integers.
-        ValueError: If there is not one phase per sample.
-    """
+def _as_phases(operation: str, phase: Tensor | Sequence[int] | int) -> Tensor:
+    """Phases as a tensor of integers, of no axis where one is meant for all samples."""
+    if not isinstance(phase, Tensor):
+        single = not isinstance(phase, Sequence) and getattr(phase, "ndim", 0) == 0
+        numbers = integers(operation, "phase", phase, 1)
+        return torch.tensor(numbers[0] if single else numbers, dtype=torch.int64)
     if phase.is_floating_point() or phase.is_complex() or phase.dtype == torch.bool:
         raise TypeError(
             f"{operation}: phase must be made of integers, got {phase.dtype}; "
             "pass what select_phase returns"
         )
+    return phase
+
+
+def per_sample_phase(operation: str, phase: Tensor | Sequence[int] | int, x: Tensor) -> Tensor:
+    """Bring a phase to one integer per sample.
+
+    Args:
+        operation: Name of the caller, for the error message.
+        phase: One integer per sample, or one for all.
+        x: The maps, ``(N, C, *spatial)``.
+
+    Returns:
+        The phases, ``(N,)``, on the device of ``x`` where they were no tensor.
+
+    Raises:
+        TypeError: If the phases are not integers.
+        ValueError: If there is not one phase per sample.
+    """
+    batch, given = x.shape[0], isinstance(phase, Tensor)
+    phase = _as_phases(operation, phase)
+    if not given:
+        phase = phase.to(x.device)
+    if phase.ndim == 0:
+        phase = phase.expand(batch)
     if phase.shape != (batch,):
         raise ValueError(
             f"{operation}: phase must have shape ({int(batch)},), one per sample, got "
             f"{tuple(phase.shape)}; pass what select_phase returns"
         )
+    return phase
 
 
 def each_axis(
@@ -127,62 +201,105 @@ def each_axis(
     return torch.stack(columns, 1)
 
 
-def phase_offsets(phase: Tensor, stride: Sequence[int]) -> Tensor:
+def phase_offsets(phase: Tensor | Sequence[int] | int, stride: Sequence[int]) -> Tensor:
     """First pixel of each phase's component.
 
     Args:
-        phase: Phases, ``(N,)`` integers, row-major, taken modulo P.
+        phase: Phases, ``(N,)`` integers, row-major, taken modulo P; or one.
         stride: Stride of each axis.
 
     Returns:
         Pixel offsets, ``(N, D)`` int64, each in ``[0, S)`` of its axis.
 
+    Raises:
+        TypeError: If the phases or the strides are not integers, or there is one stride without an
+            axis.
+        ValueError: If a stride is below 1.
+
     Examples:
         >>> phase_offsets(torch.tensor([0, 1, 2, 3]), (2, 2)).tolist()
         [[0, 0], [0, 1], [1, 0], [1, 1]]
     """
-    phase = phase.to(torch.int64)
+    stride = _plain(stride)
+    if not isinstance(stride, Sequence):
+        raise TypeError(
+            f"phase_offsets: stride must have one integer per spatial axis, got {stride!r}; pass "
+            f"for instance {(stride,) * 2} for two axes"
+        )
+    stride = per_axis("phase_offsets", stride, len(stride))
+    phases = _as_phases("phase_offsets", phase).to(torch.int64)
+    phases = phases[None] if phases.ndim == 0 else phases
     offsets = []
     for axis in range(len(stride)):
         below = math.prod(stride[axis + 1 :])
-        offsets.append(torch.remainder(phase // below, stride[axis]))
+        offsets.append(torch.remainder(phases // below, stride[axis]))
     return torch.stack(offsets, dim=1)
 
 
-def phase_index(offsets: Tensor, stride: Sequence[int]) -> Tensor:
+def _check_pixels(operation: str, name: str, pixels: Tensor) -> None:
+    whole = isinstance(pixels, Tensor) and not (pixels.is_floating_point() or pixels.is_complex())
+    if not whole or pixels.dtype == torch.bool:
+        kind = pixels.dtype if isinstance(pixels, Tensor) else type(pixels).__name__
+        raise TypeError(
+            f"{operation}: {name} must be a tensor of integers, got {kind}; pass (N, D) pixels"
+        )
+    if pixels.ndim != 2:
+        raise ValueError(
+            f"{operation}: {name} must have shape (N, D), one row per sample, got "
+            f"{tuple(pixels.shape)}; add the missing axis with unsqueeze"
+        )
+
+
+def phase_index(offsets: Tensor, stride: int | Sequence[int]) -> Tensor:
     """Phase of the component that holds each pixel: the inverse of ``phase_offsets``.
 
     Args:
         offsets: Pixels, ``(N, D)`` integers, any value.
-        stride: Stride of each axis.
+        stride: Stride of each axis, or one for all.
 
     Returns:
         Phases, ``(N,)`` int64, in ``[0, P)``.
+
+    Raises:
+        TypeError: If the offsets or the strides are not integers.
+        ValueError: If the offsets are no ``(N, D)``, a stride is below 1, or there is not one per
+            axis.
     """
+    _check_pixels("phase_index", "offsets", offsets)
+    stride = per_axis("phase_index", stride, offsets.shape[1])
     phase = torch.zeros_like(offsets[:, 0], dtype=torch.int64)
     for axis, value in enumerate(stride):
         phase = phase * value + torch.remainder(offsets[:, axis], value)
     return phase
 
 
-def shift_phase(phase: Tensor, shift: Tensor, stride: Sequence[int]) -> tuple[Tensor, Tensor]:
+def shift_phase(
+    phase: Tensor | Sequence[int] | int, shift: Tensor, stride: int | Sequence[int]
+) -> tuple[Tensor, Tensor]:
     """Where a circular shift of the map sends a component.
 
     This is the law of the whole project: after a shift ``d`` the component at phase ``p`` is found
     at phase ``q = (p + d) mod S``, circularly shifted by ``(p + d - q) / S`` (per axis).
 
     Args:
-        phase: Phases, ``(N,)`` integers.
+        phase: Phases, ``(N,)`` integers; or one.
         shift: Circular shifts of the map, ``(N, D)`` integers, in pixels.
-        stride: Stride of each axis.
+        stride: Stride of each axis, or one for all.
 
     Returns:
         The new phases, ``(N,)``, and the shifts of the components, ``(N, D)``, in their pixels.
+
+    Raises:
+        TypeError: If the phases, the shifts or the strides are not integers.
+        ValueError: If the shifts are no ``(N, D)``, a stride is below 1, or there is not one per
+            axis.
 
     Examples:
         >>> phase, shift = shift_phase(torch.tensor([3]), torch.tensor([[1, 2]]), (2, 2))
         >>> phase.tolist(), shift.tolist()
         ([1], [[1, 1]])
     """
-    moved = phase_offsets(phase, stride) + shift
+    _check_pixels("shift_phase", "shift", shift)
+    stride = per_axis("shift_phase", stride, shift.shape[1])
+    moved = phase_offsets(phase, stride).to(shift.device) + shift
     return phase_index(moved, stride), each_axis(operator.floordiv, moved, stride)

@@ -14,12 +14,14 @@ from torch import Tensor
 
 from shiftproof.ops.lattice import read_lattice, write_lattice
 from shiftproof.ops.overrides import overridable
+from shiftproof.ops.padding import pad
 from shiftproof.ops.phases import (
     check_divisible,
     check_map,
-    check_phase,
     each_axis,
+    integers,
     per_axis,
+    per_sample_phase,
     phase_offsets,
 )
 from shiftproof.ops.window import read_window
@@ -72,12 +74,19 @@ def polyphase_merge(components: Tensor, stride: int | Sequence[int]) -> Tensor:
         The map, ``(N, C, *(spatial * S))``.
 
     Raises:
-        ValueError: If the number of components is not the product of the strides.
+        ValueError: If the number of components is not the product of the strides, or they are not
+            those of 1-D, 2-D or 3-D maps.
 
     Equivariance:
         Exact (bitwise), as for ``polyphase_split``.  Checked by ``tests/ops/test_polyphase.py``.
     """
-    num_dims = check_map("polyphase_merge", components[:, :, 0])
+    if not isinstance(components, Tensor) or not 4 <= components.ndim <= 6:
+        got = tuple(components.shape) if isinstance(components, Tensor) else type(components)
+        raise ValueError(
+            "polyphase_merge: components must be (N, C, P, *spatial) with 1 to 3 spatial axes, got "
+            f"{got}; pass what polyphase_split returned"
+        )
+    num_dims = components.ndim - 3
     strides = per_axis("polyphase_merge", stride, num_dims)
     if components.shape[2] != math.prod(strides):
         raise ValueError(
@@ -91,13 +100,15 @@ def polyphase_merge(components: Tensor, stride: int | Sequence[int]) -> Tensor:
 
 
 @overridable
-def take_phase(x: Tensor, phase: Tensor, stride: int | Sequence[int]) -> Tensor:
+def take_phase(
+    x: Tensor, phase: Tensor | Sequence[int] | int, stride: int | Sequence[int]
+) -> Tensor:
     """Keep one polyphase component of each sample.
 
     Args:
         x: Feature map, ``(N, C, *spatial)``.
         phase: Component to keep, ``(N,)`` integers in ``[0, P)``, row-major; other values count
-            modulo ``P``.
+            modulo ``P``; one integer for all samples, or one for each.
         stride: Sampling stride in pixels; must divide every spatial size.
 
     Returns:
@@ -124,13 +135,15 @@ def take_phase(x: Tensor, phase: Tensor, stride: int | Sequence[int]) -> Tensor:
     strides = per_axis("take_phase", stride, check_map("take_phase", x))
     sizes = x.shape[2:]
     check_divisible("take_phase", sizes, strides)
-    check_phase("take_phase", phase, x.shape[0])
+    phase = per_sample_phase("take_phase", phase, x)
     counts = [size // step for size, step in zip(sizes, strides, strict=True)]
     return read_lattice(x, phase_offsets(phase, strides), strides, counts)
 
 
 @overridable
-def place_phase(y: Tensor, phase: Tensor, stride: int | Sequence[int]) -> Tensor:
+def place_phase(
+    y: Tensor, phase: Tensor | Sequence[int] | int, stride: int | Sequence[int]
+) -> Tensor:
     """Put each sample back as one polyphase component of a map of zeros.
 
     The exact adjoint of ``take_phase``, and its right inverse:
@@ -139,7 +152,7 @@ def place_phase(y: Tensor, phase: Tensor, stride: int | Sequence[int]) -> Tensor
     Args:
         y: Components, ``(N, C, *spatial)``.
         phase: Where to put them, ``(N,)`` integers in ``[0, P)``, row-major; other values count
-            modulo ``P``.
+            modulo ``P``; one integer for all samples, or one for each.
         stride: Upsampling stride in pixels.
 
     Returns:
@@ -154,7 +167,7 @@ def place_phase(y: Tensor, phase: Tensor, stride: int | Sequence[int]) -> Tensor
         shifted map.  Checked by ``tests/ops/test_polyphase.py``.
     """
     strides = per_axis("place_phase", stride, check_map("place_phase", y))
-    check_phase("place_phase", phase, y.shape[0])
+    phase = per_sample_phase("place_phase", phase, y)
     counts = y.shape[2:]
     sizes = [count * step for count, step in zip(counts, strides, strict=True)]
     return write_lattice(y, phase_offsets(phase, strides), strides, sizes)
@@ -163,7 +176,7 @@ def place_phase(y: Tensor, phase: Tensor, stride: int | Sequence[int]) -> Tensor
 @overridable
 def align_phase(
     x: Tensor,
-    phase: Tensor,
+    phase: Tensor | Sequence[int] | int,
     stride: int | Sequence[int],
     before: Sequence[int] | None = None,
     after: Sequence[int] | None = None,
@@ -180,7 +193,7 @@ def align_phase(
     Args:
         x: Feature map, ``(N, C, *spatial)``.
         phase: Chosen component, ``(N,)`` integers in ``[0, P)``, row-major; other values count
-            modulo ``P``.
+            modulo ``P``; one integer for all samples, or one for each.
         stride: Stride of the layers that follow, in pixels; must divide every spatial size.
         before: Pixels to add before the first, per spatial axis; none if None.
         after: Pixels to add after the last, per spatial axis; none if None.
@@ -200,14 +213,18 @@ def align_phase(
     num_dims = check_map("align_phase", x)
     strides = per_axis("align_phase", stride, num_dims)
     check_divisible("align_phase", x.shape[2:], strides)
-    check_phase("align_phase", phase, x.shape[0])
-    first = (0,) * num_dims if before is None else tuple(before)
-    last = (0,) * num_dims if after is None else tuple(after)
+    phase = per_sample_phase("align_phase", phase, x)
+    first, last = (
+        integers("align_phase", name, 0 if width is None else width, num_dims)
+        for name, width in (("before", before), ("after", after))
+    )
     if len(first) != num_dims or len(last) != num_dims:
         raise ValueError(
             f"align_phase: before and after must have one width per spatial axis, {num_dims} here, "
             f"got {first} and {last}; pass a width for each"
         )
+    if min(first + last) < 0:  # a window holds the whole map
+        return pad(align_phase(x, phase, strides), first, last, "circular")
     start = phase_offsets(phase, strides)
     if any(first):
         start = each_axis(operator.sub, start, first)

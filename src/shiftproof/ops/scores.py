@@ -82,7 +82,7 @@ def phase_scores(x: Tensor, stride: int | Sequence[int], norm: float = 2) -> Ten
     """
     strides = per_axis("phase_scores", stride, check_map("phase_scores", x))
     check_divisible("phase_scores", x.shape[2:], strides)
-    if norm not in (1, 2, math.inf):
+    if norm not in (1, 2, math.inf) or isinstance(norm, bool):
         raise ValueError(
             f"phase_scores: norm must be 1, 2 or infinity, got {norm}; choose one of them"
         )
@@ -186,6 +186,7 @@ def select_phase(
     Raises:
         ValueError: If a spatial size is not a multiple of its stride, the maps differ in size, or
             the scores do not have one column per phase.
+        TypeError: If a map or the scores are no tensor.
 
     Equivariance:
         Exact (bitwise): a circular shift ``d`` of the maps turns the choice ``p`` into
@@ -196,11 +197,14 @@ def select_phase(
         >>> select_phase(torch.tensor([[[1.0, 0.0, 2.0, 3.0]]]), 2)
         tensor([1])
     """
-    maps = (x,) if isinstance(x, Tensor) else tuple(x)
+    maps = tuple(x) if isinstance(x, (tuple, list)) else (x,)
+    if not maps:
+        raise ValueError("select_phase: there must be at least one map, got none; pass the map")
     first = maps[0]
     strides = per_axis("select_phase", stride, check_map("select_phase", first))
     check_divisible("select_phase", first.shape[2:], strides)
     for other in maps[1:]:
+        check_map("select_phase", other)
         if other.shape[0] != first.shape[0] or other.shape[2:] != first.shape[2:]:
             raise ValueError(
                 "select_phase: all maps must have the samples and the size of the first, got "
@@ -208,6 +212,11 @@ def select_phase(
             )
     if scores is None:
         scores = phase_scores(first, strides)
+    if not isinstance(scores, Tensor):
+        raise TypeError(
+            f"select_phase: scores must be a tensor, got {type(scores).__name__}; pass what "
+            "phase_scores returns"
+        )
     if scores.shape != (first.shape[0], math.prod(strides)):
         raise ValueError(
             f"select_phase: scores must have shape ({first.shape[0]}, {math.prod(strides)}), one "

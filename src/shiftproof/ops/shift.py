@@ -7,6 +7,7 @@ from torch import Tensor
 
 from shiftproof.ops.lattice import read_lattice
 from shiftproof.ops.overrides import may_read_values, overridable
+from shiftproof.ops.phases import check_map, integers
 from shiftproof.ops.window import read_window
 
 
@@ -25,17 +26,25 @@ def per_sample_shift(operation: str, x: Tensor, shift: Sequence[int] | Tensor) -
         ValueError: If the shift does not have one value per axis.
         TypeError: If the shift is not made of integers.
     """
-    num_dims = x.ndim - 2
-    if not isinstance(shift, Tensor) and all(type(value) is int for value in shift) and shift:
+    num_dims = check_map(operation, x)
+    if isinstance(shift, Sequence) and not any(isinstance(row, Sequence) for row in shift):
+        is_whole = not any(isinstance(pixels, bool) for pixels in shift)
+    else:
+        is_whole = not isinstance(shift, bool) and shift is not None
+    if isinstance(shift, str) or not is_whole:
+        raise TypeError(f"{operation}: shift must be made of whole pixels, got {shift!r}; round it")
+    if isinstance(shift, (tuple, list)) and shift and all(type(n) is int for n in shift):
         # Made on the device, without a copy from the host.
         columns = [torch.full((x.shape[0],), value, device=x.device) for value in shift]
         shifts = torch.stack(columns, 1)
     else:
         shifts = torch.as_tensor(shift, device=x.device)
-    if shifts.is_floating_point() or shifts.is_complex():
+    if shifts.is_floating_point() or shifts.is_complex() or shifts.dtype == torch.bool:
         raise TypeError(
             f"{operation}: shift must be made of whole pixels, got {shifts.dtype}; round it"
         )
+    if shifts.ndim == 0 and num_dims == 1:
+        shifts = shifts[None]
     if shifts.ndim == 1:
         shifts = shifts.expand(x.shape[0], -1)
     if shifts.ndim != 2 or shifts.shape != (x.shape[0], num_dims):
@@ -120,6 +129,7 @@ def crop_shift(x: Tensor, shift: Sequence[int] | Tensor, size: Sequence[int]) ->
     """
     sizes = x.shape[2:]
     shifts = per_sample_shift("crop_shift", x, shift)
+    size = integers("crop_shift", "size", size, len(sizes))
     if len(size) != len(sizes):
         raise ValueError(
             f"crop_shift: size must have one value per spatial axis, {len(sizes)} here, got "
