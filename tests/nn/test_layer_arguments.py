@@ -105,6 +105,15 @@ def test_a_map_without_its_batch_axis_is_refused_with_the_way_out(layer):
         layer(torch.zeros(3, 4, 4))
 
 
+def test_a_part_of_a_layer_is_a_module():
+    for part in (nn.LargestNorm, "largest", 3):
+        with pytest.raises(TypeError, match="SelectPhase2d: selector must be a module, got"):
+            nn.AlignPhase2d(2, part)
+        for layer in (nn.PolyphaseDownsample2d, nn.PolyphaseUpsample2d):
+            with pytest.raises(TypeError, match=f"{layer.__name__}: lowpass must be a module"):
+                layer(2, lowpass=part)
+
+
 def test_a_phase_without_a_batch_is_refused_with_the_way_out():
     conv = nn.Conv2d(1, 1, 3, 2, 1, padding_mode="circular")
     for layer in (conv, nn.MaxPool2d(3, 2, 1)):

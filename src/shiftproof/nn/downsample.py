@@ -6,12 +6,13 @@ from torch import Tensor, nn
 
 from shiftproof import ops
 from shiftproof.nn.selectors import LargestNorm
-from shiftproof.nn.strided import StridedModule
+from shiftproof.nn.strided import StridedModule, check_part
 
 
 class _SelectPhase(StridedModule):
     def __init__(self, stride: int | Sequence[int] = 2, selector: nn.Module | None = None) -> None:
         super().__init__(stride)
+        check_part(self, "selector", selector)
         self.selector = LargestNorm() if selector is None else selector
 
     def forward(self, x: Tensor, *others: Tensor) -> Tensor:
@@ -78,6 +79,7 @@ class _PolyphaseDownsample(StridedModule):
         lowpass: nn.Module | None = None,
     ) -> None:
         super().__init__(stride)
+        check_part(self, "lowpass", lowpass)
         self.lowpass = nn.Identity() if lowpass is None else lowpass
         self.select = self.select_type(stride, selector)
 

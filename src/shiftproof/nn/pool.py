@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from shiftproof import ops
 from shiftproof.nn.strided import align_and_pad
 from shiftproof.ops.padding import PaddingMode, check_padding_mode
-from shiftproof.ops.phases import per_axis
+from shiftproof.ops.phases import check_floats, per_axis
+
+_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 class MaxPool2d(nn.Module):
@@ -61,7 +64,9 @@ class MaxPool2d(nn.Module):
 
         Raises:
             ValueError: If a phase is given and the stride does not divide the height and the width.
+            TypeError: If the map holds truth values, complex numbers or floats of 8 bits.
         """
+        check_floats(type(self).__name__, x, _INTEGERS)
         before, after = self.padding
         padded = align_and_pad(
             x, phase, self.pool.stride, (before,) * 2, (after,) * 2, self.padding_mode

@@ -32,6 +32,24 @@ class StridedModule(nn.Module):
         return f"stride={self.stride}"
 
 
+def check_part(layer: nn.Module, name: str, part: object) -> None:
+    """Refuse a part of a layer that cannot be called.
+
+    Args:
+        layer: The layer, for the error message.
+        name: Name of the argument.
+        part: What was given.
+
+    Raises:
+        TypeError: If it is a class, or cannot be called.
+    """
+    if isinstance(part, type) or not (part is None or callable(part)):
+        raise TypeError(
+            f"{type(layer).__name__}: {name} must be a module, got {part!r}; see shiftproof.nn, or "
+            "leave it"
+        )
+
+
 def align_and_pad(
     x: Tensor,
     phase: Tensor | None,

@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from shiftproof import ops
-from shiftproof.nn.strided import StridedModule
+from shiftproof.nn.strided import StridedModule, check_part
 
 
 class _PolyphaseUpsample(StridedModule):
     def __init__(self, stride: int | Sequence[int] = 2, lowpass: nn.Module | None = None) -> None:
         super().__init__(stride)
+        check_part(self, "lowpass", lowpass)
         self.lowpass = nn.Identity() if lowpass is None else lowpass
 
     def forward(self, y: Tensor, phase: Tensor) -> Tensor:

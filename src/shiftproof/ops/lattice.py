@@ -187,6 +187,18 @@ class _ForwardWrite(_Write):
         return _write(tangent, start, ctx.step, ctx.sizes)
 
 
+def has_short_floats(x: Tensor) -> bool:
+    """Whether values are floats of 8 bits, which torch can move as bytes alone.
+
+    Args:
+        x: The tensor.
+
+    Returns:
+        Whether to move ``x.view(torch.uint8)`` instead.
+    """
+    return x.is_floating_point() and x.element_size() == 1
+
+
 def read_lattice(x: Tensor, start: Tensor, step: Sequence[int], counts: Sequence[int]) -> Tensor:
     """Read the points ``start + step * i`` of each sample; the memory format is kept.
 
@@ -199,6 +211,8 @@ def read_lattice(x: Tensor, start: Tensor, step: Sequence[int], counts: Sequence
     Returns:
         The values, ``(N, C, *counts)``.
     """
+    if has_short_floats(x):
+        return read_lattice(x.view(torch.uint8), start, step, counts).view(x.dtype)
     steps, shape = tuple(step), tuple(counts)
     if is_jit_tracing() or not needs_gradient(x):
         return _read(x, start, steps, shape)
@@ -218,6 +232,8 @@ def write_lattice(y: Tensor, start: Tensor, step: Sequence[int], sizes: Sequence
     Returns:
         The map, ``(N, C, *sizes)``.
     """
+    if has_short_floats(y):
+        return write_lattice(y.view(torch.uint8), start, step, sizes).view(y.dtype)
     steps, shape = tuple(step), tuple(sizes)
     if is_jit_tracing() or not needs_gradient(y):
         return _write(y, start, steps, shape)

@@ -14,7 +14,7 @@ from torch import Tensor
 from shiftproof.ops.lattice import read_lattice
 from shiftproof.ops.overrides import overridable
 from shiftproof.ops.padding import PaddingMode, check_padding_mode, pad
-from shiftproof.ops.phases import BATCH_AXIS, check_map, integers, per_axis
+from shiftproof.ops.phases import BATCH_AXIS, check_floats, check_map, integers, per_axis
 
 
 def binomial_kernel(
@@ -79,6 +79,7 @@ def lowpass(
     Raises:
         ValueError: If the kernel does not have one axis per spatial axis, or the padding mode is
             unknown.
+        TypeError: If the map holds integers or floats of 8 bits, or the kernel alone is complex.
 
     Equivariance:
         To rounding under circular shifts with circular padding and stride 1; on CPU exact
@@ -91,6 +92,12 @@ def lowpass(
         raise ValueError(
             f"lowpass: kernel must have one axis per spatial axis, {num_dims} here, got "
             f"{kernel.ndim}; build it with binomial_kernel(size, num_dims={num_dims}){batch}"
+        )
+    check_floats("lowpass", x, (torch.complex64, torch.complex128))
+    if kernel.is_complex() and not x.is_complex():
+        raise TypeError(
+            f"lowpass: the kernel of a real map must be real, got {kernel.dtype}; filter with "
+            "kernel.real and kernel.imag"
         )
     check_padding_mode("lowpass", padding_mode)
     if kernel.device != x.device:  # a layer without parameters cannot know where the others went

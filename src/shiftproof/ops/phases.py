@@ -116,6 +116,51 @@ def check_map(operation: str, x: Tensor) -> int:
     return x.ndim - 2
 
 
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_IN_FLOAT32 = (torch.bool, torch.uint8, torch.int8, torch.uint16, torch.int16)
+_EXACT_AS = dict.fromkeys(_IN_FLOAT32, torch.float32)
+_EXACT_AS |= dict.fromkeys((torch.uint32, torch.int32), torch.float64)
+
+
+def check_floats(operation: str, x: Tensor, others: Sequence[torch.dtype] = ()) -> None:
+    """Refuse values that an operation could not keep.
+
+    Args:
+        operation: Name of the caller, for the error message.
+        x: Feature map; what a tracer passes in its place is not looked at.
+        others: Further dtypes that the operation knows.
+
+    Raises:
+        TypeError: If they are integers, complex, or floats of 8 bits.
+    """
+    if isinstance(x, Tensor) and x.dtype not in FLOATS and x.dtype not in others:
+        way_out = "x.double()" if x.dtype in (torch.int64, torch.uint64) else "x.float()"
+        if x.is_complex():
+            way_out = "torch.cat([x.real, x.imag], 1)"
+        raise TypeError(
+            f"{operation}: the map must be of a floating-point dtype of 16 bits or more, got "
+            f"{x.dtype}; pass {way_out}"
+        )
+
+
+def as_floats(operation: str, x: Tensor) -> Tensor:
+    """Values whose strengths can be compared: integers of up to 32 bits as floats, exactly.
+
+    Args:
+        operation: Name of the caller, for the error message.
+        x: Feature map.
+
+    Returns:
+        The map itself where it holds floats.
+
+    Raises:
+        TypeError: If floats could not hold the values: integers of 64 bits, complex numbers; or if
+            they are floats of 8 bits.
+    """
+    check_floats(operation, x, tuple(_EXACT_AS))
+    return x.to(_EXACT_AS[x.dtype]) if x.dtype in _EXACT_AS else x
+
+
 def check_divisible(operation: str, sizes: Sequence[int], strides: Sequence[int]) -> None:
     """Refuse a map that the stride does not divide.
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from shiftproof.ops.overrides import is_jit_tracing, overridable
-from shiftproof.ops.phases import check_map
+from shiftproof.ops.phases import check_floats, check_map
 
 _EXACT_BITS = 52
 """Whole numbers of so many bits, and one for the sign, add without error in float64."""
@@ -90,6 +90,7 @@ def global_mean(x: Tensor) -> Tensor:
 
     Raises:
         ValueError: If the input is not a batch of 1-D, 2-D or 3-D maps.
+        TypeError: If the map is not of a floating-point dtype of 16 bits or more.
 
     Equivariance:
         Invariant, exact (bitwise), under circular shifts, and under any permutation of the pixels.
@@ -100,6 +101,7 @@ def global_mean(x: Tensor) -> Tensor:
         tensor([[3.]])
     """
     check_map("global_mean", x)
+    check_floats("global_mean", x)
     if is_jit_tracing():  # with a zero added that has the slope
         ordinary = _ordinary_mean(x)
         return _mean(x.detach()) + (ordinary - ordinary.detach())

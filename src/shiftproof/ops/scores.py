@@ -19,7 +19,7 @@ from torch import Tensor
 
 from shiftproof.ops.channels import norm_channels
 from shiftproof.ops.overrides import may_read_values, overridable
-from shiftproof.ops.phases import check_divisible, check_map, per_axis
+from shiftproof.ops.phases import as_floats, check_divisible, check_map, per_axis
 from shiftproof.ops.polyphase import polyphase_split
 from shiftproof.ops.ties import find_ties, view_numbers
 
@@ -61,7 +61,7 @@ def phase_scores(x: Tensor, stride: int | Sequence[int], norm: float = 2) -> Ten
 
     Args:
         x: Feature map, ``(N, C, *spatial)``.  A pixel that holds NaN or infinity counts as
-            stronger than any other.
+            stronger than any other.  Integers of up to 32 bits count exactly.
         stride: Sampling stride in pixels; must divide every spatial size.
         norm: 1, 2 or infinity.
 
@@ -71,6 +71,8 @@ def phase_scores(x: Tensor, stride: int | Sequence[int], norm: float = 2) -> Ten
 
     Raises:
         ValueError: If a spatial size is not a multiple of its stride, or the norm is another.
+        TypeError: If the map is of a dtype whose strengths floats cannot hold: integers of 64 bits,
+            complex numbers; or of floats of 8 bits.
 
     Equivariance:
         Exact (bitwise): a circular shift of ``x`` permutes the scores as it permutes the
@@ -86,7 +88,7 @@ def phase_scores(x: Tensor, stride: int | Sequence[int], norm: float = 2) -> Ten
         raise ValueError(
             f"phase_scores: norm must be 1, 2 or infinity, got {norm}; choose one of them"
         )
-    x = x.detach()
+    x = as_floats("phase_scores", x.detach())
     if norm == math.inf:
         return _largest_on_lattices(x.abs(), strides)
     if x.dtype in (torch.float16, torch.bfloat16):
@@ -99,21 +101,24 @@ def largest_values(x: Tensor, stride: int | Sequence[int]) -> Tensor:
     """Largest value, not magnitude, of each polyphase component of each sample.
 
     Args:
-        x: Feature map, ``(N, C, *spatial)``.  NaN counts as infinity.
+        x: Feature map, ``(N, C, *spatial)``.  NaN counts as infinity.  Integers of up to 32 bits
+            count exactly.
         stride: Sampling stride in pixels; must divide every spatial size.
 
     Returns:
-        Scores, ``(N, P)``, row-major, in the dtype of ``x``.  They carry no gradient.
+        Scores, ``(N, P)``, row-major, in the dtype of ``x``, or that of floats for integers.
+            They carry no gradient.
 
     Raises:
         ValueError: If a spatial size is not a multiple of its stride.
+        TypeError: As for ``phase_scores``.
 
     Equivariance:
         Exact (bitwise), as for ``phase_scores``.  Checked by ``tests/ops/test_scores.py``.
     """
     strides = per_axis("largest_values", stride, check_map("largest_values", x))
     check_divisible("largest_values", x.shape[2:], strides)
-    return _largest_on_lattices(x.detach(), strides)
+    return _largest_on_lattices(as_floats("largest_values", x.detach()), strides)
 
 
 @overridable
@@ -186,7 +191,8 @@ def select_phase(
     Raises:
         ValueError: If a spatial size is not a multiple of its stride, the maps differ in size, or
             the scores do not have one column per phase.
-        TypeError: If a map or the scores are no tensor.
+        TypeError: If a map or the scores are no tensor, or a map is of a dtype that
+            ``phase_scores`` refuses.
 
     Equivariance:
         Exact (bitwise): a circular shift ``d`` of the maps turns the choice ``p`` into
@@ -210,8 +216,9 @@ def select_phase(
                 "select_phase: all maps must have the samples and the size of the first, got "
                 f"{tuple(first.shape)} and {tuple(other.shape)}; select for each size separately"
             )
+    maps = tuple(as_floats("select_phase", other) for other in maps)
     if scores is None:
-        scores = phase_scores(first, strides)
+        scores = phase_scores(maps[0], strides)
     if not isinstance(scores, Tensor):
         raise TypeError(
             f"select_phase: scores must be a tensor, got {type(scores).__name__}; pass what "

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from shiftproof.ops.channels import has_channels_last
-from shiftproof.ops.lattice import batch_rows, read_positions
+from shiftproof.ops.lattice import batch_rows, has_short_floats, read_positions
 from shiftproof.ops.overrides import is_jit_tracing, may_read_values, needs_gradient
 
 _Sizes = tuple[int, ...]
@@ -259,6 +259,8 @@ def read_window(x: Tensor, start: Tensor, low: int, reach: int, counts: Sequence
     Returns:
         The windows, ``(N, C, *counts)``, in the memory format of ``x``.
     """
+    if has_short_floats(x):
+        return read_window(x.view(torch.uint8), start, low, reach, counts).view(x.dtype)
     sizes = tuple(counts)
     if is_jit_tracing() or not needs_gradient(x):
         return _read(x, start, low, reach, sizes)
