@@ -79,6 +79,14 @@ def _num_doublings(size: int | torch.SymInt | Tensor) -> int | None:
     return None
 
 
+def _checked(length: Tensor, most: int) -> Tensor:
+    """The length, in a graph that stops where it is more than this."""
+    too_long = length > most
+    torch.ops.aten._assert_async.msg(~too_long, _TOO_LONG)
+    # ONNX has no assertions; there, reading beyond the only element stops the graph.
+    return length.index_select(0, too_long.to(torch.int64))
+
+
 def _sum_views(pixels: Tensor) -> Tensor:
     """At each pixel the weighted sum of the whole map, with weights that follow the pixel.
 
@@ -90,16 +98,17 @@ def _sum_views(pixels: Tensor) -> Tensor:
         size = pixels.shape[axis]
         # In an exported graph the size may be unknown: all steps are there, the idle ones add zero.
         known, count = isinstance(size, int), _num_doublings(size)
+        if not known:
+            length = torch.full((1,), size, device=pixels.device)
         if count is None:
             count = _OPEN_DOUBLINGS
-            fits = torch.full((), size, device=pixels.device) <= 1 << count
-            torch.ops.aten._assert_async.msg(fits, _TOO_LONG)
+            length = _checked(length, 1 << count)
         for bit in range(count):
             reach = 1 << bit
             # Two operations on purpose: a fused one rounds differently in a vector and behind it.
             added = torch.roll(pixels, -reach, axis) * _factor(axis, bit)
             if not known:
-                needed = torch.full((), size, device=pixels.device) > reach
+                needed = length > reach
                 added = torch.where(needed, added, 0.0)
             pixels = pixels + added
     return pixels
