@@ -57,6 +57,11 @@ def test_new_memory_holds_the_kernel(build, dtype, monkeypatch):
         assert torch.equal(emptied.kernel, whole.kernel)
 
 
+def test_a_convolution_can_skip_its_initialisation():
+    conv = torch.nn.utils.skip_init(nn.Conv2d, 2, 3, 3, padding=1, device="cpu")
+    assert conv.weight.device.type == "cpu"
+
+
 def test_a_layer_on_meta_still_tells_shapes():
     with torch.device("meta"):
         layer, x = nn.BlurPool2d(3), torch.zeros(2, 3, 8, 8)

@@ -1,8 +1,9 @@
 """Convolution with circular padding at the price of ordinary padding."""
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -42,8 +43,11 @@ class Conv2d(nn.Conv2d):
         stride: int | Sequence[int] = 1,
         padding: str | int | Sequence[int] = 0,
         dilation: int | Sequence[int] = 1,
-        *options: Any,
-        **named_options: Any,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         name = type(self).__name__
         super().__init__(
@@ -55,8 +59,11 @@ class Conv2d(nn.Conv2d):
             if isinstance(padding, str)
             else per_axis(name, padding, 2, "padding", least=None),  # type: ignore[arg-type]
             per_axis(name, dilation, 2, "dilation"),  # type: ignore[arg-type]
-            *options,
-            **named_options,
+            groups,
+            bias,
+            padding_mode,  # type: ignore[arg-type]
+            device,
+            dtype,
         )
 
     def _border(self) -> tuple[list[int], list[int]]:
