@@ -27,6 +27,10 @@ class Case:
     def moved(self) -> Tensor:
         return ops.circular_shift(self.x, self.shift)
 
+    def to(self, device: torch.device) -> "Case":
+        x, phase, shift = (tensor.to(device) for tensor in (self.x, self.phase, self.shift))
+        return Case(x, self.stride, phase, shift)
+
 
 def laid_out(x: Tensor, channels_last: bool) -> Tensor:
     """The same values in one memory format or the other, for any number of spatial axes."""

@@ -30,24 +30,24 @@ def worst_difference(model, images):
 
 
 @pytest.mark.parametrize("name", ZOO)
-def test_logits_under_shifts(name):
-    model = build(name)
+def test_logits_under_shifts(device, name):
+    model = build(name).to(device)
     adaptive = "_aps" in name or name.endswith("_pa")
     assert model.is_shift_invariant == adaptive
-    worst = worst_difference(model, photographs(model))
+    worst = worst_difference(model, photographs(model).to(device))
     assert worst < ROUNDING if adaptive else worst > DIFFERENT
 
 
 @pytest.mark.parametrize("name", ["resnet18_aps3", "resnet18_pa", "cifar_resnet50_aps1"])
-def test_float64(name):
-    model = build(name).double()
-    assert worst_difference(model, photographs(model).double()) < ROUNDING_FLOAT64
+def test_float64(device, name):
+    model = build(name).to(device).double()
+    assert worst_difference(model, photographs(model).to(device).double()) < ROUNDING_FLOAT64
 
 
 @pytest.mark.parametrize("name", ["resnet18_aps3", "resnet18_pa", "cifar_resnet50_pa"])
-def test_channels_last(name):
-    model = build(name).to(memory_format=torch.channels_last)
-    images = photographs(model).to(memory_format=torch.channels_last)
+def test_channels_last(device, name):
+    model = build(name).to(device).to(memory_format=torch.channels_last)
+    images = photographs(model).to(device).to(memory_format=torch.channels_last)
     assert circular_shift(images, (1, 2)).is_contiguous(memory_format=torch.channels_last)
     assert worst_difference(model, images) < ROUNDING
 
@@ -55,10 +55,10 @@ def test_channels_last(name):
 @pytest.mark.parametrize(
     "name", ["cifar_resnet20_aps7", "cifar_resnet20_pa", "resnet18_aps6", "resnet18_pa"]
 )
-def test_smallest_size_where_filters_are_wider_than_the_map(name):
-    model = build(name)
+def test_smallest_size_where_filters_are_wider_than_the_map(device, name):
+    model = build(name).to(device)
     size = model.total_stride
-    images = photographs(model)[:, :, :size, :size]
+    images = photographs(model).to(device)[:, :, :size, :size]
     assert images.shape[2:] == (size, size)
     assert worst_difference(model, images) < ROUNDING
 
@@ -69,10 +69,10 @@ def test_smallest_size_where_filters_are_wider_than_the_map(name):
     [LargestNorm(1), LargestNorm(torch.inf), SmallestNorm(2), SmallestNorm(1), LargestValue()],
     ids=str,
 )
-def test_every_selector(name, selector):
-    model = build(name, selector=selector)
+def test_every_selector(device, name, selector):
+    model = build(name, selector=selector).to(device)
     assert model.is_shift_invariant
-    assert worst_difference(model, photographs(model)) < ROUNDING
+    assert worst_difference(model, photographs(model).to(device)) < ROUNDING
 
 
 @pytest.mark.parametrize(
@@ -89,10 +89,10 @@ def test_every_selector(name, selector):
         ("resnet18_pa", {"selector": FirstPhase()}),
     ],
 )
-def test_options_that_give_invariance_up(name, options):
-    model = build(name, **options)
+def test_options_that_give_invariance_up(device, name, options):
+    model = build(name, **options).to(device)
     assert not model.is_shift_invariant
-    assert worst_difference(model, photographs(model)) > DIFFERENT
+    assert worst_difference(model, photographs(model).to(device)) > DIFFERENT
 
 
 @torch.no_grad()
@@ -109,9 +109,9 @@ def test_no_bit_of_the_logits_changes_in_channels_last(name):
 
 # Only a network that chooses on the image itself meets all of its symmetry.
 @pytest.mark.parametrize("name", ["cifar_resnet20_aps3", "cifar_resnet20_pa", "resnet18_pa"])
-def test_mirror_symmetric_and_enlarged_photographs_are_covered(name):
-    model = build(name)
-    images = photographs(model)
+def test_mirror_symmetric_and_enlarged_photographs_are_covered(device, name):
+    model = build(name).to(device)
+    images = photographs(model).to(device)
     mirrored = torch.cat([images, images.flip(3)], 3)
     enlarged = images.repeat_interleave(2, 2).repeat_interleave(2, 3)
     assert worst_difference(model, mirrored) < ROUNDING

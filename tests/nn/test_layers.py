@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from hypothesis import assume, given
@@ -23,7 +25,8 @@ def assume_no_ties(x, stride, selector):
 
 
 @given(cases(), selectors)
-def test_select_phase_moves_with_the_map(case, selector):
+def test_select_phase_moves_with_the_map(device, case, selector):
+    case = case.to(device)
     assume_no_ties(case.x, case.stride, selector)
     select = layer("SelectPhase", len(case.stride), case.stride, selector)
     expected, _ = ops.shift_phase(select(case.x), case.shift, case.stride)
@@ -31,7 +34,8 @@ def test_select_phase_moves_with_the_map(case, selector):
 
 
 @given(cases(), selectors)
-def test_downsampling_moves_with_the_map(case, selector):
+def test_downsampling_moves_with_the_map(device, case, selector):
+    case = case.to(device)
     assume_no_ties(case.x, case.stride, selector)
     down = layer("PolyphaseDownsample", len(case.stride), case.stride, selector)
     _, steps = ops.shift_phase(down.select(case.x), case.shift, case.stride)
@@ -39,7 +43,8 @@ def test_downsampling_moves_with_the_map(case, selector):
 
 
 @given(cases(dtypes=EXACT, fill=whole_map), st.integers(2, 4))
-def test_filtered_downsampling_moves_with_the_map(case, kernel_size):
+def test_filtered_downsampling_moves_with_the_map(device, case, kernel_size):
+    case = case.to(device)
     num_dims = len(case.stride)
     lowpass = layer("LowPass", num_dims, kernel_size)
     down = layer("PolyphaseDownsample", num_dims, case.stride, lowpass=lowpass)
@@ -50,7 +55,8 @@ def test_filtered_downsampling_moves_with_the_map(case, kernel_size):
 
 
 @given(cases(dtypes=EXACT, fill=whole_map))
-def test_down_and_up_again_moves_with_the_map(case):
+def test_down_and_up_again_moves_with_the_map(device, case):
+    case = case.to(device)
     num_dims = len(case.stride)
     down = layer("PolyphaseDownsample", num_dims, case.stride)
     up = layer("PolyphaseUpsample", num_dims, case.stride, layer("LowPass", num_dims, 3))
@@ -65,20 +71,21 @@ def test_down_and_up_again_moves_with_the_map(case):
 
 
 @given(cases(), selectors)
-def test_alignment_moves_by_multiples_of_the_stride(case, selector):
+def test_alignment_moves_by_multiples_of_the_stride(device, case, selector):
+    case = case.to(device)
     assume_no_ties(case.x, case.stride, selector)
     align = layer("AlignPhase", len(case.stride), case.stride, selector)
     _, steps = ops.shift_phase(align.select(case.x), case.shift, case.stride)
-    expected = ops.circular_shift(align(case.x), steps * torch.tensor(case.stride))
+    expected = ops.circular_shift(align(case.x), steps * torch.tensor(case.stride, device=device))
     assert torch.equal(align(case.moved), expected)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kernel_size", [2, 3])
-def test_pooling_behind_an_alignment_moves_with_the_map(kernel_size, dtype):
+def test_pooling_behind_an_alignment_moves_with_the_map(device, kernel_size, dtype):
     pool = nn.MaxPool2d(kernel_size, 2, ((kernel_size - 1) // 2, kernel_size // 2))
     network = torch.nn.Sequential(nn.AlignPhase2d(2), pool)
-    x = random_map(1, 3, 6, 10, dtype=dtype)
+    x = random_map(1, 3, 6, 10, dtype=dtype).to(device)
     for shift in [(1, 0), (0, 1), (3, -5)]:
         assert is_circular_shift(network(ops.circular_shift(x, shift)), network(x))
 
@@ -98,9 +105,9 @@ def strided_convolution(padding_mode):
     return conv
 
 
-def test_a_strided_convolution_behind_an_alignment_moves_with_the_map():
-    network = torch.nn.Sequential(nn.AlignPhase2d(2), strided_convolution("circular"))
-    x = whole_map(1, 2, 6, 8)
+def test_a_strided_convolution_behind_an_alignment_moves_with_the_map(device):
+    network = torch.nn.Sequential(nn.AlignPhase2d(2), strided_convolution("circular")).to(device)
+    x = whole_map(1, 2, 6, 8).to(device)
     for shift in [(1, 0), (0, 1), (3, -5)]:
         assert is_circular_shift(network(ops.circular_shift(x, shift)), network(x))
 
@@ -128,21 +135,23 @@ def test_a_strided_convolution_behind_an_alignment_moves_with_the_map():
         "ordinary max pooling",
     ],
 )
-def test_control_other_layers_do_not_move_with_the_map(network):
-    x = -distinct_map(1, 2, 6, 8, dtype=torch.float32)
+def test_control_other_layers_do_not_move_with_the_map(device, network):
+    network = copy.deepcopy(network).to(device)
+    x = -distinct_map(1, 2, 6, 8, dtype=torch.float32).to(device)
     shifts = [(0, 1), (1, 0), (1, 1)]
     moved = [network(ops.circular_shift(x, shift)) for shift in shifts]
     assert not all(is_circular_shift(y, network(x)) for y in moved)
 
 
-def test_tied_components_of_a_mirror_symmetric_map_move_with_it():
-    half = distinct_map(1, 1, 4, 4)
+def test_tied_components_of_a_mirror_symmetric_map_move_with_it(device):
+    half = distinct_map(1, 1, 4, 4).to(device)
     x, down = torch.cat([half, half.flip(3)], 3), nn.PolyphaseDownsample2d((1, 2))
     assert is_circular_shift(down(ops.circular_shift(x, (0, 1))), down(x))
 
 
 @given(cases())
-def test_a_given_phase_is_the_one_that_is_kept(case):
+def test_a_given_phase_is_the_one_that_is_kept(device, case):
+    case = case.to(device)
     down = layer("PolyphaseDownsample", len(case.stride), case.stride)
     up = layer("PolyphaseUpsample", len(case.stride), case.stride)
     kept = down(case.x, case.phase)
@@ -151,7 +160,8 @@ def test_a_given_phase_is_the_one_that_is_kept(case):
 
 
 @given(cases(dtypes=EXACT, fill=whole_map), st.integers(1, 5))
-def test_lowpass_moves_with_the_map(case, kernel_size):
+def test_lowpass_moves_with_the_map(device, case, kernel_size):
+    case = case.to(device)
     lowpass = layer("LowPass", len(case.stride), kernel_size)
     expected = ops.circular_shift(lowpass(case.x), case.shift)
     assert torch.equal(lowpass(case.moved), expected)
@@ -176,9 +186,9 @@ def test_blur_pooling_is_a_filter_then_a_stride(kernel_size, num_dims, padding_m
 
 
 @pytest.mark.parametrize("kernel_size", [2, 3])
-def test_max_pooling_moves_with_the_map(kernel_size):
+def test_max_pooling_moves_with_the_map(device, kernel_size):
     pool = nn.MaxPool2d(kernel_size, 1, ((kernel_size - 1) // 2, kernel_size // 2))
-    x = random_map(2, 3, 5, 6)
+    x = random_map(2, 3, 5, 6).to(device)
     for shift in [(1, 0), (2, 5)]:
         assert torch.equal(pool(ops.circular_shift(x, shift)), ops.circular_shift(pool(x), shift))
 
@@ -190,7 +200,8 @@ def test_max_pooling_with_zeros_is_torch_s_behind_a_relu():
 
 
 @given(cases(dtypes=EXACT))
-def test_a_sample_does_not_depend_on_its_batch(case):
+def test_a_sample_does_not_depend_on_its_batch(device, case):
+    case = case.to(device)
     for name in ("SelectPhase", "PolyphaseDownsample", "AlignPhase"):
         module = layer(name, len(case.stride), case.stride)
         alone = torch.cat([module(sample) for sample in case.x.split(1)])

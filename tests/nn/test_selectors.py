@@ -25,7 +25,8 @@ def chosen(selector, x, stride):
 
 
 @given(cases(), st.sampled_from(ADAPTIVE))
-def test_scores_permute_with_the_components(case, selector):
+def test_scores_permute_with_the_components(device, case, selector):
+    case = case.to(device)
     before, after = selector(case.x, case.stride), selector(case.moved, case.stride)
     for p in range(before.shape[1]):
         q, _ = ops.shift_phase(torch.full_like(case.phase, p), case.shift, case.stride)
@@ -33,7 +34,8 @@ def test_scores_permute_with_the_components(case, selector):
 
 
 @given(cases(), st.sampled_from(ADAPTIVE))
-def test_the_choice_moves_with_the_map(case, selector):
+def test_the_choice_moves_with_the_map(device, case, selector):
+    case = case.to(device)
     scores = selector(case.x, case.stride)
     assume((scores == scores.amax(1, keepdim=True)).sum() == len(scores))
     before = chosen(selector, case.x, case.stride)

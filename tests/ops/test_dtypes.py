@@ -46,14 +46,14 @@ def test_choices_of_integers_are_those_of_the_same_floats(dtype):
 
 
 @pytest.mark.parametrize("dtype", EXACT, ids=str)
-def test_choices_of_integers_move_with_the_map(dtype):
+def test_choices_of_integers_move_with_the_map(device, dtype):
     # The control is in tests/ops/test_ties.py: the first of the best.
-    x, stride = extreme_map(dtype)[:, :1].repeat(1, 1, 1, 2), (2, 2)
+    x, stride = extreme_map(dtype)[:, :1].repeat(1, 1, 1, 2).to(device), (2, 2)
     x[..., 0, 0] = 1 - x[..., 0, 0].clamp(0, 1)
     phase = ops.select_phase(x.to(dtype), stride)
     for shift in [(1, 0), (0, 1), (3, 5)]:
         moved = ops.circular_shift(x, shift).to(dtype)
-        expected, _ = ops.shift_phase(phase, torch.tensor([shift]), stride)
+        expected, _ = ops.shift_phase(phase, torch.tensor([shift], device=device), stride)
         assert torch.equal(ops.select_phase(moved, stride), expected)
 
 

@@ -68,8 +68,8 @@ def windows(x, padding_mode):
     return ops.pad(x, (1, 1), (1, 1), padding_mode).unfold(2, 3, 1).unfold(3, 3, 1).flatten(4)
 
 
-def test_a_shift_of_the_map_shifts_its_circularly_padded_windows():
-    x, shift = distinct_map(2, 1, 4, 6), (3, 5)
+def test_a_shift_of_the_map_shifts_its_circularly_padded_windows(device):
+    x, shift = distinct_map(2, 1, 4, 6).to(device), (3, 5)
     moved = windows(ops.circular_shift(x, shift), "circular")
     assert torch.equal(moved, torch.roll(windows(x, "circular"), shift, (2, 3)))
 

@@ -47,7 +47,8 @@ def test_gradients_match_the_reference(case):
 
 
 @given(cases())
-def test_a_shift_permutes_and_shifts_the_components(case):
+def test_a_shift_permutes_and_shifts_the_components(device, case):
+    case = case.to(device)
     before = ops.polyphase_split(case.x, case.stride)
     after = ops.polyphase_split(case.moved, case.stride)
     for p in range(num_phases(case.stride)):
@@ -57,14 +58,16 @@ def test_a_shift_permutes_and_shifts_the_components(case):
 
 
 @given(cases())
-def test_take_is_equivariant(case):
+def test_take_is_equivariant(device, case):
+    case = case.to(device)
     q, steps = ops.shift_phase(case.phase, case.shift, case.stride)
     kept = ops.take_phase(case.x, case.phase, case.stride)
     assert torch.equal(ops.take_phase(case.moved, q, case.stride), ops.circular_shift(kept, steps))
 
 
 @given(cases())
-def test_place_is_equivariant(case):
+def test_place_is_equivariant(device, case):
+    case = case.to(device)
     q, steps = ops.shift_phase(case.phase, case.shift, case.stride)
     y = ops.take_phase(case.x, case.phase, case.stride)
     placed = ops.place_phase(y, case.phase, case.stride)
@@ -75,12 +78,13 @@ def test_place_is_equivariant(case):
 
 
 @given(cases())
-def test_align_is_equivariant_by_multiples_of_the_stride(case):
+def test_align_is_equivariant_by_multiples_of_the_stride(device, case):
+    case = case.to(device)
     q, steps = ops.shift_phase(case.phase, case.shift, case.stride)
     aligned = ops.align_phase(case.x, case.phase, case.stride)
     assert torch.equal(
         ops.align_phase(case.moved, q, case.stride),
-        ops.circular_shift(aligned, steps * torch.tensor(case.stride)),
+        ops.circular_shift(aligned, steps * torch.tensor(case.stride, device=device)),
     )
 
 
@@ -100,26 +104,30 @@ def test_control_a_shift_that_loses_content_does_not_permute_the_components():
 
 
 @given(cases())
-def test_merge_inverts_split(case):
+def test_merge_inverts_split(device, case):
+    case = case.to(device)
     components = ops.polyphase_split(case.x, case.stride)
     assert torch.equal(ops.polyphase_merge(components, case.stride), case.x)
 
 
 @given(cases())
-def test_take_inverts_place(case):
+def test_take_inverts_place(device, case):
+    case = case.to(device)
     placed = ops.place_phase(case.x, case.phase, case.stride)
     assert torch.equal(ops.take_phase(placed, case.phase, case.stride), case.x)
 
 
 @given(cases())
-def test_take_is_align_then_stride(case):
+def test_take_is_align_then_stride(device, case):
+    case = case.to(device)
     aligned = ops.align_phase(case.x, case.phase, case.stride)
     kept = aligned[(..., *(slice(None, None, step) for step in case.stride))]
     assert torch.equal(ops.take_phase(case.x, case.phase, case.stride), kept)
 
 
 @given(cases(dtypes=[torch.float64], fill=whole_map))
-def test_take_and_place_are_adjoint(case):
+def test_take_and_place_are_adjoint(device, case):
+    case = case.to(device)
     kept = ops.take_phase(case.x, case.phase, case.stride)
     y = whole_map(*kept.shape, seed=1, dtype=torch.float64)
     placed = ops.place_phase(y, case.phase, case.stride)
@@ -151,7 +159,8 @@ def test_moves_and_their_gradients_keep_the_memory_format(move, sizes, layout):
 
 
 @given(cases(dtypes=(torch.float64,), fill=whole_map), st.integers(0, 9), st.integers(0, 9))
-def test_a_border_of_an_aligned_map_is_circular_padding(case, first, last):
+def test_a_border_of_an_aligned_map_is_circular_padding(device, case, first, last):
+    case = case.to(device)
     num_dims = len(case.stride)
     before, after = (first, *[1] * (num_dims - 1)), (0, *[last] * (num_dims - 1))[:num_dims]
     results = []

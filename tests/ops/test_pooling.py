@@ -10,10 +10,10 @@ from shiftproof import nn, ops
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("sizes", [(7,), (7, 7), (1, 1), (50, 14), (3, 4, 5)])
-def test_no_order_of_the_pixels_changes_the_mean(sizes, dtype, channels_last):
+def test_no_order_of_the_pixels_changes_the_mean(device, sizes, dtype, channels_last):
     # Magnitudes from 1e-3 to 1e3, where the order of an ordinary sum shows.
     x = random_map(3, 5, *sizes) * 10 ** random_map(3, 5, *sizes, seed=1).clamp(-3, 3)
-    x = laid_out(x.to(dtype), channels_last)
+    x = laid_out(x.to(device, dtype), channels_last)
     order = torch.randperm(math.prod(sizes), generator=torch.Generator().manual_seed(0))
     mixed = laid_out(x.flatten(2)[..., order].view_as(x), channels_last)
     assert torch.equal(ops.global_mean(mixed), ops.global_mean(x))

@@ -46,14 +46,16 @@ def test_largest_values_match_the_reference(case):
 
 
 @given(cases(), st.sampled_from(NORMS))
-def test_phase_scores_permute_with_the_components(case, norm):
+def test_phase_scores_permute_with_the_components(device, case, norm):
+    case = case.to(device)
     before = ops.phase_scores(case.x, case.stride, norm)
     after = ops.phase_scores(case.moved, case.stride, norm)
     assert torch.equal(after, permuted(before, case.shift, case.stride))
 
 
 @given(cases())
-def test_largest_values_permute_with_the_components(case):
+def test_largest_values_permute_with_the_components(device, case):
+    case = case.to(device)
     before = ops.largest_values(case.x, case.stride)
     after = ops.largest_values(case.moved, case.stride)
     assert torch.equal(after, permuted(before, case.shift, case.stride))
@@ -62,10 +64,10 @@ def test_largest_values_permute_with_the_components(case):
 @pytest.mark.parametrize("width", [10, 14, 28, 50])
 @pytest.mark.parametrize("channels", [1, 2, 3, 5, 16, 64])
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_scores_permute_at_widths_that_fill_no_vector(width, channels, channels_last):
-    shift = torch.tensor([[1, 1], [3, 7]])
+def test_scores_permute_at_widths_that_fill_no_vector(device, width, channels, channels_last):
+    shift = torch.tensor([[1, 1], [3, 7]], device=device)
     for dtype in DTYPES:
-        x = laid_out(random_map(2, channels, 4, width, dtype=dtype), channels_last)
+        x = laid_out(random_map(2, channels, 4, width, dtype=dtype).to(device), channels_last)
         for norm in (1, 2):
             before = ops.phase_scores(x, 2, norm)
             after = ops.phase_scores(ops.circular_shift(x, shift), 2, norm)
@@ -73,7 +75,8 @@ def test_scores_permute_at_widths_that_fill_no_vector(width, channels, channels_
 
 
 @given(cases())
-def test_the_choice_moves_with_the_map(case):
+def test_the_choice_moves_with_the_map(device, case):
+    case = case.to(device)
     scores = ops.phase_scores(case.x, case.stride)
     winners = scores == scores.amax(1, keepdim=True)
     assume(winners.sum() == len(scores))

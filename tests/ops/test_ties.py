@@ -117,21 +117,21 @@ FAMILIES = {
 
 @pytest.mark.parametrize("stride", [(2, 2), (1, 2), (3, 3), (4, 4), (2, 3)])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_choice_moves_with_every_family_of_maps(family, stride):
-    assert broken(FAMILIES[family], stride) == 0
+def test_the_choice_moves_with_every_family_of_maps(device, family, stride):
+    assert broken(FAMILIES[family].to(device), stride) == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("family", ["mirror both", "half turn", "nearest 2", "transposed"])
-def test_the_choice_moves_in_every_dtype_and_memory_format(family, dtype):
-    x = FAMILIES[family].to(dtype)
+def test_the_choice_moves_in_every_dtype_and_memory_format(device, family, dtype):
+    x = FAMILIES[family].to(device, dtype)
     assert broken(x, (2, 2)) == 0
     assert broken(x.contiguous(memory_format=torch.channels_last), (2, 2)) == 0
 
 
 @pytest.mark.parametrize("family", ["mirror both", "mirror left-right", "half turn", "nearest 2"])
-def test_control_the_first_of_the_best_does_not_move(family):
-    assert broken(FAMILIES[family], (2, 2), first_of_the_best) > 0
+def test_control_the_first_of_the_best_does_not_move(device, family):
+    assert broken(FAMILIES[family].to(device), (2, 2), first_of_the_best) > 0
 
 
 @pytest.mark.parametrize(
@@ -139,36 +139,36 @@ def test_control_the_first_of_the_best_does_not_move(family):
     [nn.LargestNorm(1), nn.LargestNorm(float("inf")), nn.SmallestNorm(), nn.LargestValue()],
 )
 @pytest.mark.parametrize("family", ["8-bit", "mirror both", "half turn", "nearest 2", "saturated"])
-def test_ties_of_every_selector_move(family, selector):
+def test_ties_of_every_selector_move(device, family, selector):
     select = nn.SelectPhase2d(2, selector)
-    assert broken(FAMILIES[family], (2, 2), lambda x, stride: select(x)) == 0
+    assert broken(FAMILIES[family].to(device), (2, 2), lambda x, stride: select(x)) == 0
 
 
 @pytest.mark.parametrize(("shape", "stride"), [((8,), (2,)), ((4, 4, 4), (2, 2, 2))])
-def test_mirror_symmetric_maps_of_one_and_three_axes(shape, stride):
-    x = random_map(2, 2, *shape)
+def test_mirror_symmetric_maps_of_one_and_three_axes(device, shape, stride):
+    x = random_map(2, 2, *shape).to(device)
     x = x + x.flip(-1)
     assert broken(x, stride) == 0
     assert broken(torch.cat([x, x], -1), stride) == 0
 
 
 @pytest.mark.parametrize("stride", [(5, 5), (5, 1)])
-def test_stride_five(stride):
-    x = mirrored(random_map(1, 2, 10, 5), 3)
+def test_stride_five(device, stride):
+    x = mirrored(random_map(1, 2, 10, 5).to(device), 3)
     assert broken(x, stride) == 0
 
 
-def test_all_binary_maps_of_four_by_four_under_all_shifts():
-    x = binary_maps(4)
+def test_all_binary_maps_of_four_by_four_under_all_shifts(device):
+    x = binary_maps(4).to(device)
     assert broken(x, (2, 2)) == 0
     assert broken(x[::16], (2, 2), first_of_the_best) > 0
 
 
 @pytest.mark.parametrize("before", [False, True])
-def test_all_binary_maps_through_both_branches_of_a_residual_block(before):
-    x = binary_maps(4)
+def test_all_binary_maps_through_both_branches_of_a_residual_block(device, before):
+    x = binary_maps(4).to(device)
     # The main branch is dead on half of the maps, where the shortcut alone can decide.
-    dead = (torch.arange(len(x)) % 2).view(-1, 1, 1, 1)
+    dead = (torch.arange(len(x), device=device) % 2).view(-1, 1, 1, 1)
     branches = PolyphaseBranches(3, "circular", None, before)
     main, shortcut = branches(x * dead, x)
     for shift in all_shifts(x):
@@ -243,16 +243,17 @@ LONG = [
 
 
 @pytest.mark.parametrize(("shape", "apart", "stride"), LONG)
-def test_the_choice_moves_along_any_length(shape, apart, stride):
-    x, shifts = two_impulses(shape, apart), (1, 2, apart, math.prod(shape) // 2 + 3)
+def test_the_choice_moves_along_any_length(device, shape, apart, stride):
+    x, shifts = two_impulses(shape, apart).to(device), (1, 2, apart, math.prod(shape) // 2 + 3)
     axes = tuple(range(2, x.ndim))
     naive = []
     for shift in shifts:
         steps = tuple(shift if size > 1 else 0 for size in shape)
         moved = torch.roll(x, steps, axes)
-        expected, _ = ops.shift_phase(ops.select_phase(x, stride), torch.tensor([steps]), stride)
+        offset = torch.tensor([steps], device=device)
+        expected, _ = ops.shift_phase(ops.select_phase(x, stride), offset, stride)
         assert torch.equal(ops.select_phase(moved, stride), expected)
-        found, _ = ops.shift_phase(first_of_the_best(x, stride), torch.tensor([steps]), stride)
+        found, _ = ops.shift_phase(first_of_the_best(x, stride), offset, stride)
         naive.append(torch.equal(first_of_the_best(moved, stride), found))
     assert not all(naive)  # the control
 
