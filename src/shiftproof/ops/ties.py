@@ -17,7 +17,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from shiftproof.ops.channels import sum_channels
 
@@ -74,6 +73,9 @@ def _num_doublings(size: int | torch.SymInt | Tensor) -> int | None:
             count += 1
         return count
     if isinstance(size, torch.SymInt):  # a bound such as Dim("width", max=4096)
+        # Only here, because it imports a computer algebra system.
+        from torch.fx.experimental.symbolic_shapes import statically_known_true
+
         bounds = (count for count in range(40) if statically_known_true(size <= 1 << count))
         return next(bounds, None)
     return None
