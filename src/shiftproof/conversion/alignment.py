@@ -9,7 +9,6 @@ those, in a dict that the outermost module empties.
 from __future__ import annotations
 
 import copy
-import operator
 from collections.abc import Sequence
 from contextvars import ContextVar
 from typing import Any, cast
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 from shiftproof import ops
 from shiftproof.nn import LargestNorm
 from shiftproof.ops.overrides import overridable
-from shiftproof.ops.phases import each_axis, phase_offsets
+from shiftproof.ops.phases import constants, phase_offsets
 
 Offsets = dict[int, Tensor]
 _CALL: ContextVar[Offsets | None] = ContextVar("offsets", default=None)
@@ -277,5 +276,5 @@ def move_back(
         Exact (bitwise): a circular shift of the input shifts the result by as much.  Checked by
         ``tests/conversion/test_convert.py``.
     """
-    moves = (each_axis(operator.mul, offsets[index], scale) for index, scale in enumerate(scales))
+    moves = (offsets[i] * constants(scale, offsets[i]) for i, scale in enumerate(scales))
     return shift_map(y, cast(Tensor, sum(moves)), dims, [y.shape[dim] for dim in dims])

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from shiftproof.ops.phases import constants
 from shiftproof.ops.shift import circular_shift, crop_shift
 
 BatchTransform = Callable[[Tensor, Generator], Tensor]
@@ -67,9 +68,9 @@ class Normalize:
                 f"Normalize: mean and std must have 1 or {channels} values, got "
                 f"{len(self.mean)} and {len(self.std)}; pass one per channel"
             )
-        mean = torch.tensor(self.mean, device=images.device).view(-1, 1, 1)
-        std = torch.tensor(self.std, device=images.device).view(-1, 1, 1)
-        return images.to(torch.float32).div_(255).sub_(mean).div_(std)
+        x = images.to(torch.float32).div_(255)
+        mean, std = (constants(values, x).view(-1, 1, 1) for values in (self.mean, self.std))
+        return x.sub_(mean).div_(std)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from shiftproof.extras import require
 from shiftproof.nn.grid import locate_grid
-from shiftproof.ops.phases import per_axis
+from shiftproof.ops.phases import constants, per_axis
 from shiftproof.ops.resample import KERNELS, Kernel, in_dtype, resample
 
 
@@ -110,13 +110,15 @@ class LockedCrop(nn.Module):
         low = [max(0, math.floor(n / 2 - r)) for n, r in zip(sizes, reach, strict=True)]
         high = [min(n, math.ceil(n / 2 + r)) for n, r in zip(sizes, reach, strict=True)]
         batch = _as_batch(frame, low, high)
-        scale = torch.tensor(step, dtype=torch.float32)
-        middle = torch.tensor(sizes) / 2 - torch.tensor(low)
-        corner = (middle - torch.tensor(view) * scale / 2).expand(len(batch.x), 2)
+        like = torch.empty(0, dtype=torch.float32, device=batch.x.device)
+        before = [n / 2 - first for n, first in zip(sizes, low, strict=True)]
+        scale, middle = constants(step, like), constants(before, like)
+        seen, taken = constants(view, like), constants(self.size, like)
+        corner = (middle - seen * scale / 2).expand(len(batch.x), 2)
         grey = batch.x.mean(1, keepdim=True)
         small = resample(grey, corner, step, view, "bilinear")
         offset = locate_grid(small, self.stride, self.selector, origin=inner).offset.to(corner)
-        return offset, batch, middle + (offset - torch.tensor(self.size) / 2) * scale, step
+        return offset, batch, middle + (offset - taken / 2) * scale, step
 
     def forward(self, frame: Any) -> Any:
         """Cut the window.

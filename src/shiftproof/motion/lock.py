@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from shiftproof.analysis.graph import (
 from shiftproof.analysis.layout import Layout, factors, whole
 from shiftproof.nn import grid
 from shiftproof.nn.grid import BandLimited, WholePixels
-from shiftproof.ops.phases import each_axis, per_axis
+from shiftproof.ops.phases import constants, per_axis
 from shiftproof.ops.resample import EdgeMode
 
 _LOCKS = (grid.GridLock1d, grid.GridLock2d, grid.GridLock3d)
@@ -135,7 +134,7 @@ class LockedModel(nn.Module):
         return with_tensors(result, back)
 
     def _moved_back(self, output: Tensor, offset: Tensor, how: LockedOutput) -> Tensor:
-        start = each_axis(operator.truediv, -offset, [float(step) for step in how.steps])
+        start = -offset / constants([float(step) for step in how.steps], offset)
         reach = [
             math.ceil(stride / 2 / step)
             for stride, step in zip(self.summary.stride, how.steps, strict=True)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from shiftproof.ops.phases import constants
 from shiftproof.ops.resample import resample
 
 
@@ -56,15 +57,16 @@ class Pan:
         """
         height, width = photograph.shape[1:]
         unit = min(height, width) / (self.size + self.room)  # of the photograph, per pixel
-        times = torch.arange(self.num_frames) - (self.num_frames - 1) / 2
-        middle = torch.tensor([height / 2, width / 2])
-        corners = middle + unit * (times[:, None] * torch.tensor(self.step) - self.size / 2)
+        times = torch.arange(self.num_frames, device=photograph.device) - (self.num_frames - 1) / 2
+        middle, motion = constants((height / 2, width / 2), times), constants(self.step, times)
+        corners = middle + unit * (times[:, None] * motion - self.size / 2)
         count = round(self.size * self.scale)
         step = self.size * unit / count
         x = photograph.expand(self.num_frames, -1, -1, -1)
         frames = resample(x, corners, (step, step), (count, count), "bicubic")
         if self.noise:
-            frames = frames + self.noise / 255 * torch.randn(frames.shape, generator=generator)
+            noise = torch.randn(frames.shape, generator=generator).to(frames.device)
+            frames = frames + self.noise / 255 * noise
         return (255 * frames).round().clamp(0, 255) / 255
 
 

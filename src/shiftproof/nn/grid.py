@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from numbers import Integral
 
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from shiftproof.nn.salience import CornerStrength
 from shiftproof.nn.strided import StridedModule
 from shiftproof.ops.padding import check_padding_mode
-from shiftproof.ops.phases import each_axis, per_axis
+from shiftproof.ops.phases import constants, per_axis
 from shiftproof.ops.resample import EDGE_MODES, EdgeMode, extended, read_between
 from shiftproof.ops.shift import crop_shift
 from shiftproof.ops.torus import GridLocation, TaperKind, fold, torus_peak, torus_scores
@@ -120,7 +119,8 @@ class WholePixels(nn.Module):
         Returns:
             The windows, ``(N, C, *size)``.
         """
-        first = each_axis(operator.add, (start + 0.5).floor().to(torch.int64), reach)
+        first = (start + 0.5).floor().to(torch.int64)
+        first = first + constants(reach, first)
         return crop_shift(extended(x, reach, padding_mode), first, size)
 
 
@@ -252,7 +252,7 @@ class _GridLock(StridedModule):
         """
         offset = self.offset(x) if offset is None else offset
         half = [pixels // 2 for pixels in self.margin]
-        start = each_axis(operator.add, offset, half)
+        start = offset + constants(half, offset)
         size = [n - m for n, m in zip(x.shape[2:], self.margin, strict=True)]
         if min(size) < 1:
             raise ValueError(

@@ -74,3 +74,17 @@ def may_read_values(x: Tensor) -> bool:
         and not torch._C._functorch.is_functorch_wrapped_tensor(x)
         and not (x.is_cuda and torch.cuda.is_current_stream_capturing())
     )
+
+
+def may_branch(x: Tensor) -> bool:
+    """Whether Python may choose its way by a tensor's values: not where it would have to wait.
+
+    An accelerator computes behind the host, which one look at a value stops until it is done.
+
+    Args:
+        x: The tensor.
+
+    Returns:
+        ``may_read_values`` on the CPU; False on any other device.
+    """
+    return x.device.type == "cpu" and may_read_values(x)

@@ -6,9 +6,8 @@ modulo the stride.
 """
 
 import math
-import operator
-from collections.abc import Callable, Sequence
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -227,23 +226,24 @@ def per_sample_phase(operation: str, phase: Tensor | Sequence[int] | int, x: Ten
     return phase
 
 
-def each_axis(
-    operation: Callable[[Any, Any], Any], offsets: Tensor, values: Sequence[float]
-) -> Tensor:
-    """Combine each axis with a number of its own, without copying the numbers from the host.
+def constants(values: Sequence[float], like: Tensor) -> Tensor:
+    """Numbers as a tensor that is made where it is used.
+
+    ``torch.tensor`` would make it on the host, for which an accelerator waits, and which
+    ``torch.export`` takes for a constant of the program.
 
     Args:
-        operation: For instance ``operator.add``.
-        offsets: Pixels, ``(N, D)``.
-        values: One number per axis.
+        values: The numbers, at least one.
+        like: Gives dtype and device.
 
     Returns:
-        ``operation(offsets, values)``, ``(N, D)``.
+        The tensor, of one dimension; of a single entry where all numbers are the same.
     """
-    if min(values) == max(values):
-        return cast(Tensor, operation(offsets, values[0]))
-    columns = [operation(offsets[:, axis], value) for axis, value in enumerate(values)]
-    return torch.stack(columns, 1)
+    first, *others = values
+    if all(value == first for value in others):
+        return torch.full((1,), first, dtype=like.dtype, device=like.device)
+    each = [torch.full((), value, dtype=like.dtype, device=like.device) for value in values]
+    return torch.stack(each)
 
 
 def phase_offsets(phase: Tensor | Sequence[int] | int, stride: Sequence[int]) -> Tensor:
@@ -347,4 +347,4 @@ def shift_phase(
     _check_pixels("shift_phase", "shift", shift)
     stride = per_axis("shift_phase", stride, shift.shape[1])
     moved = phase_offsets(phase, stride).to(shift.device) + shift
-    return phase_index(moved, stride), each_axis(operator.floordiv, moved, stride)
+    return phase_index(moved, stride), moved // constants(stride, moved)

@@ -7,7 +7,6 @@ References:
 """
 
 import math
-import operator
 from collections.abc import Sequence
 
 from torch import Tensor
@@ -18,7 +17,7 @@ from shiftproof.ops.padding import pad
 from shiftproof.ops.phases import (
     check_divisible,
     check_map,
-    each_axis,
+    constants,
     integers,
     per_axis,
     per_sample_phase,
@@ -227,6 +226,6 @@ def align_phase(
         return pad(align_phase(x, phase, strides), first, last, "circular")
     start = phase_offsets(phase, strides)
     if any(first):
-        start = each_axis(operator.sub, start, first)
+        start = start - constants(first, start)
     counts = [sum(part) for part in zip(first, x.shape[2:], last, strict=True)]
     return read_window(x, start, -first[-1], strides[-1] - 1, counts)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import operator
 from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
@@ -12,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from shiftproof.ops.overrides import may_branch
 from shiftproof.ops.padding import PaddingMode, pad
-from shiftproof.ops.phases import each_axis
+from shiftproof.ops.phases import constants
 from shiftproof.ops.shift import crop_shift
 from shiftproof.ops.torus import exact_products, positions
 
@@ -128,7 +128,8 @@ def read_between(
     borders = [width + taps // 2 for width in reach]
     whole = start.floor()
     wide = extended(x, borders, padding_mode)
-    first = each_axis(operator.add, whole.to(torch.int64), [n - before for n in borders])
+    first = whole.to(torch.int64)
+    first = first + constants([width - before for width in borders], first)
     window = crop_shift(wide, first, [count + taps - 1 for count in size])
     fraction = start - whole
     with exact_products(x):
@@ -186,7 +187,8 @@ def _rows(size: int, start: Tensor, step: float, count: int, kernel: Kernel) -> 
     weights = weights / weights.sum(-1, keepdim=True)
     index = torch.remainder(taps, 2 * size)
     index = torch.minimum(index, 2 * size - 1 - index).to(torch.int64)
-    low, high = int(index.min()), int(index.max()) + 1
+    # Where the host would have to wait for the ends, the rows are as long as the axis.
+    low, high = (int(index.min()), int(index.max()) + 1) if may_branch(index) else (0, size)
     rows = start.new_zeros((*places.shape, high - low))
     return rows.scatter_add_(-1, index - low, weights), low
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from shiftproof.ops.channels import norm_channels
-from shiftproof.ops.overrides import may_read_values, overridable
+from shiftproof.ops.overrides import may_branch, overridable
 from shiftproof.ops.phases import as_floats, check_divisible, check_map, per_axis
 from shiftproof.ops.polyphase import polyphase_split
 from shiftproof.ops.ties import find_ties, view_numbers
@@ -230,7 +230,7 @@ def select_phase(
             f"per sample and phase, got {tuple(scores.shape)}; pass what phase_scores returns"
         )
     scores = scores.detach()
-    if scores.device.type != "cpu" or not may_read_values(scores):
+    if not may_branch(scores):
         return _choose_blindly(scores, maps, strides)
     best, phases = scores.topk(min(2, scores.shape[1]), dim=1)
     phase = phases[:, 0]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from shiftproof.ops.lattice import read_lattice
-from shiftproof.ops.overrides import may_read_values, overridable
+from shiftproof.ops.overrides import may_branch, may_read_values, overridable
 from shiftproof.ops.phases import check_map, integers
 from shiftproof.ops.window import read_window
 
@@ -93,7 +93,7 @@ def _check_window(shifts: Tensor, sizes: Sequence[int], size: Sequence[int]) -> 
     room = [full - part for full, part in zip(sizes, size, strict=True)]
     columns = [(shifts[:, axis] < 0) | (shifts[:, axis] > end) for axis, end in enumerate(room)]
     outside = torch.stack(columns).any()
-    if shifts.device.type != "cpu":  # asserted there, so that nobody waits for the answer
+    if not may_branch(outside):  # asserted on the device, so that nobody waits for the answer
         torch._assert_async(~outside, "crop_shift: the window must lie inside the image")
     elif bool(outside):
         raise ValueError(
