@@ -210,6 +210,7 @@ def test_a_network_is_converted_and_exported(monkeypatch, capsys, tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.slow
 def test_a_network_is_locked_and_exported(monkeypatch, capsys, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     path = tmp_path / "locked.onnx"

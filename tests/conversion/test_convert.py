@@ -75,7 +75,7 @@ def test_first_phase_gives_the_original_with_circular_padding(name: str) -> None
         torch.testing.assert_close(converted(images()), model.double()(images()))
 
 
-@pytest.mark.parametrize("depth", [18, 50])
+@pytest.mark.parametrize("depth", [18, pytest.param(50, marks=pytest.mark.slow)])
 def test_resnet_equals_the_zoo(depth: int) -> None:
     torchvision = pytest.importorskip("torchvision")
     torch.manual_seed(0)
@@ -158,7 +158,15 @@ def test_copies_and_pickles() -> None:
         assert list(twin.state_dict()) == list(converted.state_dict())
 
 
-@pytest.mark.parametrize("name", ["residual", "windows", "vision transformer", "functional pools"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "residual",
+        pytest.param("windows", marks=pytest.mark.slow),
+        pytest.param("vision transformer", marks=pytest.mark.slow),
+        pytest.param("functional pools", marks=pytest.mark.slow),
+    ],
+)
 def test_compiles_and_exports(name: str) -> None:
     converted = convert(network(name), images(dtype=torch.float32)).model
     x = images(dtype=torch.float32)
@@ -333,7 +341,9 @@ def test_residual_control() -> None:
     assert not torch.allclose(mixed.relu(), block(x))
 
 
-@pytest.mark.parametrize("name", ["cifar_resnet20_aps3", "cifar_resnet20_pa"])
+@pytest.mark.parametrize(
+    "name", ["cifar_resnet20_aps3", pytest.param("cifar_resnet20_pa", marks=pytest.mark.slow)]
+)
 def test_invariant_network_stays_as_it_is(name: str) -> None:
     model = shiftproof.create_model(name).double().eval()
     conversion = convert(model, images())

@@ -151,7 +151,8 @@ def test_compiles(made: Made) -> None:
     )
 
 
-@pytest.mark.parametrize("made", slow_but("resnet18"), indirect=True)
+@pytest.mark.slow
+@pytest.mark.parametrize("made", ALL, indirect=True)
 def test_exports(made: Made) -> None:
     conversion, x = made.conversion, made.images
     program = torch.export.export(conversion.model, (x,), strict=False)

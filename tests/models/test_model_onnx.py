@@ -90,6 +90,7 @@ def test_a_plain_network_changes_its_logits_and_classes():
     assert not all(torch.equal(classes, run(images).argmax(1)) for classes in moved)
 
 
+@pytest.mark.slow
 def test_without_the_tie_rule_symmetric_images_change_their_logits(monkeypatch):
     monkeypatch.setattr("shiftproof.ops.scores.find_ties", first_best)
     # Only images themselves tie: convolutions of random weights break their symmetry.

@@ -141,6 +141,7 @@ def test_the_gradient_flows_to_the_image_and_not_through_the_offset() -> None:
     assert not lock.offset(x).requires_grad
 
 
+@pytest.mark.slow
 def test_compiles_and_exports() -> None:
     x = texture(48, 2)
     lock = nn.GridLock2d(8)
@@ -163,6 +164,7 @@ def test_exports_with_open_sizes() -> None:
     torch.testing.assert_close(program.module()(more), lock(more))
 
 
+@pytest.mark.slow
 def test_runs_in_onnx(tmp_path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     auto = torch.export.Dim.AUTO

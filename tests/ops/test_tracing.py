@@ -44,6 +44,9 @@ VARIANTS = {
     "select_phase of two maps": lambda x, phase: ops.select_phase((x, x.square()), 2),
     "shift_phase": lambda x, phase: ops.shift_phase(phase, torch.stack([phase] * 2, 1), (2, 2)),
 }
+# Compiling and exporting take long: some stand for the others in the quick suite.
+QUICK = ("align_phase", "select_phase", "crop_shift per sample", "pad by reflection", "lowpass")
+SOME = [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in VARIANTS]
 SMOOTH = [
     name
     for name in VARIANTS
@@ -81,7 +84,7 @@ def test_an_operation_is_one_node_of_a_traced_graph(name):
     torch.testing.assert_close(traced(x, phase), operation(x, phase), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", SOME)
 def test_compiles_as_one_graph_for_every_batch_size(name):
     torch.compiler.reset()
     operation = VARIANTS[name]
@@ -109,7 +112,7 @@ class Layer(torch.nn.Module):
         return self.operation(x, phase)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", SOME)
 def test_exports_with_dynamic_batch_and_size(name):
     batch, rows, columns = Dim("batch", min=1, max=64), Dim("rows", max=32), Dim("columns", max=32)
     # A map that is larger than its padding stays larger, and the other way round.

@@ -4,6 +4,7 @@ import io
 import json
 import math
 import sys
+import time
 
 import pytest
 
@@ -26,6 +27,11 @@ def tensorboard_steps(folder, tag):
     return [event.step for event in accumulator.Scalars(tag)]
 
 
+def next_second():
+    """TensorBoard reads files in the order of their names, which tell whole seconds."""
+    time.sleep(1 - time.time() % 1)
+
+
 def log_steps(journal, steps):
     for step in steps:
         journal.scalars("train", epoch=step // 10, step=step, values={"loss": 1.0 / step})
@@ -46,6 +52,7 @@ def test_resuming_repeats_no_event(tmp_path):
         log_steps(journal, range(1, 5))
         position = journal.position()
         log_steps(journal, range(5, 8))  # after the checkpoint; the run is then killed
+    next_second()
     with Journal(tmp_path, position=position) as journal:
         log_steps(journal, range(5, 11))
     assert [event["step"] for event in events(tmp_path)] == list(range(1, 11))
@@ -54,6 +61,7 @@ def test_resuming_repeats_no_event(tmp_path):
 
 def test_starting_anew_forgets_what_was_there(tmp_path):
     for last in (9, 4):
+        next_second()
         with Journal(tmp_path) as journal:
             log_steps(journal, range(1, last))
     assert [event["step"] for event in events(tmp_path)] == [1, 2, 3]
