@@ -129,7 +129,7 @@ def test_take_is_align_then_stride(device, case):
 def test_take_and_place_are_adjoint(device, case):
     case = case.to(device)
     kept = ops.take_phase(case.x, case.phase, case.stride)
-    y = whole_map(*kept.shape, seed=1, dtype=torch.float64)
+    y = whole_map(*kept.shape, seed=1, dtype=torch.float64).to(device)
     placed = ops.place_phase(y, case.phase, case.stride)
     assert (kept * y).sum() == (case.x * placed).sum()
 
@@ -170,7 +170,8 @@ def test_a_border_of_an_aligned_map_is_circular_padding(device, case, first, las
     ):
         x = case.x.detach().requires_grad_()
         y = move(x)
-        (grad,) = torch.autograd.grad(y, x, whole_map(*y.shape, dtype=torch.float64))
+        weights = whole_map(*y.shape, dtype=torch.float64).to(device)
+        (grad,) = torch.autograd.grad(y, x, weights)
         results.append((y, grad))
     assert all(map(torch.equal, *results))
 

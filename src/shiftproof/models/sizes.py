@@ -52,7 +52,7 @@ def describe_misfit(sizes: Sequence[int], places: Places) -> str | None:
     Returns:
         The rule, the value and the way out; None if the size fits.
     """
-    total = max((stride for _, stride in places), default=1)
+    total = max([1, *(stride for _, stride in places)])  # older compilers know no default
     if not any(size % total for size in sizes):
         return None
     below = [size // total * total for size in sizes]
