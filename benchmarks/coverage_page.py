@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.coverage_models import RULE, Subject
+from shiftproof.files import write_text
 from shiftproof.report import markdown_table
-from shiftproof.results import write_text
 
 SCHEMA = 1
 """Version of the layout; readers refuse another."""

@@ -40,8 +40,9 @@ from benchmarks.faults_runs import (
     write_images,
 )
 from benchmarks.measured import RESULTS
+from shiftproof.files import write_text
 from shiftproof.recipes.command import run_command
-from shiftproof.results import Environment, write_text
+from shiftproof.results import Environment
 
 MOMENTS = ("any moment", "in a save", "in an evaluation", "one of two processes")
 

@@ -24,9 +24,10 @@ from shiftproof.data.cifar10 import CIFAR10_MEAN, CIFAR10_STD, load_cifar10
 from shiftproof.data.image_folder import open_imagenet
 from shiftproof.data.plan import Batch
 from shiftproof.data.transforms import Normalize
+from shiftproof.files import write_text
 from shiftproof.metrics import cluster_rate
 from shiftproof.recipes.command import run_command
-from shiftproof.results import Environment, write_text
+from shiftproof.results import Environment
 from shiftproof.training.allocator import keep_freed_memory
 
 

@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from shiftproof.results import Environment, write_text
+from shiftproof.files import write_text
+from shiftproof.results import Environment
 
 SCHEMA = 1
 """Version of the layout; readers refuse another."""

@@ -27,6 +27,7 @@ from benchmarks.measured import RESULTS
 from benchmarks.motion_page import LOCKS, write_page
 from benchmarks.pretrained import load_network
 from shiftproof.extras import require
+from shiftproof.files import write_text
 from shiftproof.metrics import flip_rate, jitter
 from shiftproof.motion import LockedCrop, locate_grid
 from shiftproof.motion.pans import STEPS, Pan, frames_that_fit
@@ -39,7 +40,7 @@ from shiftproof.nn import (
 )
 from shiftproof.ops.resample import resample
 from shiftproof.recipes.command import run_command
-from shiftproof.results import Environment, write_text
+from shiftproof.results import Environment
 
 STRIDE = 32
 NUM_FRAMES = 9

@@ -10,7 +10,7 @@ import torch
 from benchmarks.bootstrap import bootstrap
 from benchmarks.measured import RESULTS
 from shiftproof.extras import require
-from shiftproof.results import write_text
+from shiftproof.files import write_text
 
 LOCKS = ("locked transform", "lock with margin", "lock, edge reflected", "lock, edge replicated")
 METHODS = (

@@ -17,9 +17,9 @@ from benchmarks.figures import draw_growth, draw_ladder, draw_models
 from benchmarks.gate import ROOT
 from benchmarks.measured import RESULTS, Measured, Report
 from benchmarks.show import VERDICT_COLUMNS, cells, columns, factor, machine, title, verdict_cells
+from shiftproof.files import write_text
 from shiftproof.recipes.command import run_command
 from shiftproof.report import markdown_table
-from shiftproof.results import write_text
 
 INTRODUCTION = """\
 Ratios are medians over rounds, with quartiles. In each round every candidate of a table runs once,

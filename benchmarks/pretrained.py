@@ -43,10 +43,11 @@ from shiftproof.data.transforms import (
     RandomHorizontalFlip,
 )
 from shiftproof.extras import require
+from shiftproof.files import write_text
 from shiftproof.metrics import consistency, protocol, rate
 from shiftproof.recipes.command import run_command
 from shiftproof.recipes.finetune import FinetuneData, finetune, run_finetune
-from shiftproof.results import Environment, RateResult, consistency_name, write_text
+from shiftproof.results import Environment, RateResult, consistency_name
 from shiftproof.training import evaluate
 from shiftproof.training.allocator import keep_freed_memory
 from shiftproof.training.distributed import Process

@@ -28,6 +28,7 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _demo(args: argparse.Namespace) -> int:
+    from shiftproof.files import write_text
     from shiftproof.recipes.digits import MODELS, run_demo
     from shiftproof.report import (
         DEMO_COLUMNS,
@@ -36,7 +37,6 @@ def _demo(args: argparse.Namespace) -> int:
         plot_accuracy_over_shifts,
         print_table,
     )
-    from shiftproof.results import write_text
     from shiftproof.training.distributed import process_group
 
     with process_group(device=args.device) as process:

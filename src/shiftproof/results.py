@@ -8,12 +8,11 @@ import importlib.metadata
 import json
 import os
 import platform
-import tempfile
-import zipfile
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
+
+from shiftproof.files import write_text
 
 SCHEMA = 2
 """Version of the JSON layout; readers refuse a newer one.
@@ -216,67 +215,6 @@ class RunResult:
     history: tuple[EpochResult, ...] = ()
     unreadable: tuple[str, ...] = ()
     schema: int = SCHEMA
-
-
-@contextlib.contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """Write a file so that a reader sees the old content or the new, never a part.
-
-    Args:
-        path: File to write; its folder must exist.
-
-    Yields:
-        A file that takes the place of ``path`` once everything in it has reached the disk; after an
-        error the old one stays.
-    """
-    path = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        mask = os.umask(0)  # the only way to read it
-        os.umask(mask)
-        Path(temporary).chmod(0o666 & ~mask)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    if os.name == "posix":  # elsewhere a folder cannot be opened
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # the new name is an entry of the folder, with a life of its own
-        finally:
-            os.close(folder)
-
-
-def find_damage(path: str | os.PathLike[str]) -> str | None:
-    """Compare the content of a ``torch.save`` file with its checksums, which torch passes over.
-
-    Args:
-        path: The file, an archive.
-
-    Returns:
-        What is wrong with it, in a few words; ``None`` if all content is as it was written.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entry = archive.testzip()
-    except Exception as error:  # zipfile raises what broken bytes happen to trip over
-        return f"cut off or something else: {error}"
-    return None if entry is None else f"changed since it was written: checksum of {entry}"
-
-
-def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write a text file, whole or not at all.
-
-    Args:
-        path: File to write; its folder must exist.
-        text: New content.
-    """
-    with replacing(path) as file:
-        file.write(text.encode())
 
 
 def save_result(result: RunResult, path: str | os.PathLike[str]) -> None:

@@ -1,8 +1,13 @@
+import errno
+import itertools
+import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torchvision
 from PIL import Image
 
 from shiftproof.data.folders import (
@@ -18,7 +23,8 @@ from shiftproof.data.image_folder import (
     imagenet_transform,
     open_imagenet,
 )
-from shiftproof.data.plan import Batch
+from shiftproof.data.loading import make_loader
+from shiftproof.data.plan import Batch, EvalPlan
 from shiftproof.data.transforms import CircularAugment
 from shiftproof.ops.shift import circular_shift
 
@@ -106,6 +112,151 @@ def test_grey_and_transparent_images_become_rgb(root):
         Image.new(mode, (8, 8)).save(path)
         assert read_image(str(path), mode="RGB").mode == "RGB"
         assert read_image(str(path)).mode == mode
+
+
+def read_grey(path: Path, image: Image.Image, **options) -> np.ndarray:
+    image.save(path, **options)
+    read = read_image(str(path), mode="RGB")
+    assert read.mode == "RGB"
+    return np.asarray(read)[..., 0]
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.tif", "x.pgm"])
+def test_grey_images_of_16_bits_are_scaled(tmp_path, name):
+    deep = np.arange(0, 1 << 16, 64, dtype=np.uint16).reshape(32, 32)
+    assert np.array_equal(read_grey(tmp_path / name, Image.fromarray(deep)), deep >> 8)
+    shallow = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    as_deep = Image.fromarray(shallow.astype(np.uint16) * 257)
+    assert np.array_equal(read_grey(tmp_path / name, as_deep), shallow)
+    assert np.array_equal(read_grey(tmp_path / name, Image.fromarray(shallow)), shallow)
+
+
+def test_pixels_without_a_known_range_are_refused(tmp_path):
+    for dtype, mode in ((np.float32, "F"), (np.int32, "I")):
+        path = tmp_path / f"{mode}.tif"
+        Image.fromarray(np.ones((4, 4), dtype)).save(path)
+        with pytest.raises(
+            RuntimeError, match=rf"known range, got .*{mode}.tif in mode {mode}; save"
+        ):
+            read_image(str(path), mode="RGB")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_photographs_are_turned_upright(tmp_path, orientation):
+    turns = (None, 0, 3, 1, 5, 2, 6, 4)  # how a camera held that way stores the upright image
+    upright = Image.fromarray(np.arange(48, dtype=np.uint8).reshape(6, 8) * 5)
+    how = turns[orientation - 1]
+    stored = upright if how is None else upright.transpose(Image.Transpose(how))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    assert np.array_equal(read_grey(tmp_path / "x.png", stored, exif=exif), np.asarray(upright))
+
+
+def test_broken_exif_does_not_cost_the_image(tmp_path, monkeypatch):
+    def fail(_):
+        raise SyntaxError("not a TIFF file")
+
+    monkeypatch.setattr("PIL.ImageOps.exif_transpose", fail)
+    grey = np.arange(16, dtype=np.uint8).reshape(4, 4)
+    assert np.array_equal(read_grey(tmp_path / "x.png", Image.fromarray(grey)), grey)
+
+
+@pytest.mark.parametrize(
+    ("mode", "suffix"),
+    [
+        *itertools.product(("1", "L", "P", "RGB", "RGBA"), ("gif", "webp", "bmp", "png", "tif")),
+        *(("LA", "png"), ("CMYK", "tif"), ("CMYK", "jpg"), ("YCbCr", "jpg")),
+    ],
+)
+def test_every_usual_kind_of_image_becomes_rgb(tmp_path, mode, suffix):
+    path = tmp_path / f"x.{suffix}"
+    Image.new("RGB", (8, 8), (250, 250, 250)).convert(mode).save(path)
+    assert np.asarray(read_image(str(path), mode="RGB")).mean() > 240
+
+
+ERRORS = {
+    "descriptors": (OSError(errno.EMFILE, "Too many open files"), "Too many open files"),
+    "permission": (PermissionError(errno.EACCES, "Permission denied"), "Permission denied"),
+    "disk": (OSError(errno.EIO, "Input/output error"), "Input/output error"),
+    "memory": (MemoryError(), "out of memory"),
+}
+
+
+@pytest.mark.parametrize("name", ERRORS)
+@pytest.mark.parametrize("step", ["PIL.Image.open", "PIL.ImageFile.ImageFile.load"])
+def test_a_fault_of_the_machine_is_not_a_broken_image(root, monkeypatch, name, step):
+    error, reason = ERRORS[name]
+    data = files(root)
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(step, fail)
+    message = rf"must be readable here, got .*0.jpg \({reason}\); "
+    with pytest.raises(RuntimeError, match=message):
+        data[Batch((0,), seed=0, step_size=1)]
+
+
+def test_an_image_above_the_limit_of_pillow_is_named(root, monkeypatch):
+    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 1000)
+    path = files(root).paths[0]
+    with pytest.raises(RuntimeError, match=r"0.jpg \(Image size \(3000 pixels\) exceeds .*; make"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_fault_in_a_worker_is_told_in_the_same_line(root, monkeypatch, workers):
+    data = files(root)
+    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 1000)
+    plan = EvalPlan(len(data), 2)
+    loader = make_loader(data, plan, workers=workers, device=torch.device("cpu"))
+    with pytest.raises(RuntimeError, match=r"^read_image: .*0.jpg \(Image size") as raised:
+        next(iter(loader))
+    assert "\n" not in str(raised.value)
+
+
+def test_warnings_as_errors_cost_no_image(tmp_path, monkeypatch):
+    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 50)  # 64 pixels are worth a warning
+    palette = Image.new("P", (8, 8))
+    palette.info["transparency"] = bytes(range(16))
+    palette.save(tmp_path / "palette.png")
+    Image.new("L", (8, 8)).save(tmp_path / "large.png")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for path in tmp_path.iterdir():
+            assert read_image(str(path), mode="RGB").size == (8, 8)
+
+
+def test_hidden_files_and_folders_are_no_images(root):
+    plain = files(root)
+    image = Path(plain.paths[0])
+    for folder in (".ipynb_checkpoints", "@eaDir", "__MACOSX", "lost+found", "bee/@eaDir/x"):
+        (root / "train" / folder).mkdir(parents=True)
+        shutil.copy(image, root / "train" / folder / "a.jpg")
+    (root / "train" / "ant" / ".DS_Store").write_text("no image")
+    for name in ("ant/._0.jpg", "cow/.hidden.jpg"):
+        shutil.copy(image, root / "train" / name)
+    data = files(root)
+    assert (data.classes, data.paths) == (plain.classes, plain.paths)
+    assert torch.equal(data.labels, plain.labels)
+    names = {".ipynb_checkpoints", "@eaDir", "__MACOSX", "lost+found", "bee/@eaDir", "ant/._0.jpg"}
+    names.add("cow/.hidden.jpg")
+    assert set(data.left_out) == {str(root / "train" / name) for name in names}
+    assert open_imagenet(root, train=False)[1].classes == plain.classes
+    assert plain.left_out == ()
+
+
+def test_hidden_folders_alone_are_no_classes(tmp_path):
+    write_images(tmp_path / ".cache", 1)
+    with pytest.raises(RuntimeError, match="one subfolder of images per class, got none"):
+        list_classes("ImageFiles", tmp_path)
+
+
+def test_images_are_listed_as_torchvision_lists_them(root):
+    write_images(root / "train" / "bee" / "deeper" / "still", 2)
+    expected = torchvision.datasets.ImageFolder(root / "train")
+    data = files(root)
+    assert list(zip(data.paths, data.labels.tolist(), strict=True)) == expected.samples
 
 
 def test_validation_counts_the_classes_of_training(root):

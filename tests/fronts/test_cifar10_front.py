@@ -1,3 +1,4 @@
+import shutil
 import urllib.error
 from pathlib import Path
 
@@ -176,6 +177,20 @@ def test_the_papers_command_trains_on_the_cpu_with_one_warning(tmp_path, dataset
     before = (tmp_path / "run" / "result.json").read_bytes()
     assert start(MAIN, *command, "--evaluate_only", "--evaluate_on_flips") == 0
     assert (tmp_path / "run" / "result.json").read_bytes() == before
+
+
+def test_hidden_folders_are_left_out_and_named_in_one_line(tmp_path, dataset, no_cuda, capsys):
+    dataset = shutil.copytree(dataset, tmp_path / "images")
+    for split in ("train", "test"):
+        hidden = dataset / split / ".ipynb_checkpoints"
+        shutil.copytree(next((dataset / split).iterdir()), hidden)
+    arguments = ("--arch", "resnet20_aps", "--filter_size", 3, "--num_epochs", 1, "--batch_size", 5)
+    folders = ("--results_root_path", tmp_path, "--model_folder", "run", "--dataset_path", dataset)
+    assert start(MAIN, *arguments, *folders) == 0
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "hidden" in line]
+    assert warnings == [
+        f"warning: hidden files and folders are left out: {dataset / 'train' / hidden.name}, {hidden}"
+    ]
 
 
 @pytest.mark.parametrize(

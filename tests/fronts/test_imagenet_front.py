@@ -1,3 +1,4 @@
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -185,6 +186,16 @@ def test_the_papers_commands_train_and_evaluate(tmp_path, dataset, small_images,
     assert load_result(one / "evaluate_result.json").rates == trained.rates
     assert start(MAIN, "--out-dir", one, *common) == 1
     assert capsys.readouterr().err.startswith("error: --out-dir: a new run must not replace")
+
+
+def test_hidden_folders_are_left_out_and_named(tmp_path, dataset, small_images, capsys):
+    data = shutil.copytree(dataset, tmp_path / "images")
+    hidden = data / "train" / ".ipynb_checkpoints"
+    shutil.copytree(next((data / "train").iterdir()), hidden)
+    common = ["--arch", "resnet18_aps1", "--seed", 0, "-b", 2, "-j", 0, "-ep", 1]
+    assert start(MAIN, "--out-dir", tmp_path / "hidden", *common, "--data", data) == 0
+    errors = capsys.readouterr().err
+    assert errors == f"warning: hidden files and folders are left out: {hidden}\n"
 
 
 def test_weights_are_written_and_read_and_validation_inputs_saved(

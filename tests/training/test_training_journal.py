@@ -5,6 +5,7 @@ import json
 import math
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -170,6 +171,25 @@ def test_a_table_has_the_columns_of_all_rows(tmp_path):
         assert next(csv.DictReader(file))["lr"] == "0.1"
 
 
+@pytest.mark.parametrize("tensorboard", [False, True])
+def test_a_log_that_cannot_be_written_is_named(tmp_path, tensorboard):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(RuntimeError, match=r"file.log.jsonl: .* got (Not a d|File exists)"):
+        Journal(tmp_path / "file", tensorboard=tensorboard)
+    (tmp_path / "log.jsonl").mkdir()
+    with pytest.raises(RuntimeError, match=r"log.jsonl: the file must be writable, got Is a dir"):
+        Journal(tmp_path, tensorboard=tensorboard)
+
+
+def test_a_full_disk_is_told_with_the_name_of_the_log(tmp_path):
+    journal = Journal(tmp_path, tensorboard=False)
+    journal._file.close()
+    journal._file = Path("/dev/full").open("wb")  # noqa: SIM115
+    message = r"log.jsonl: .* got No space left on device; make room"
+    with pytest.raises(RuntimeError, match=message), journal:
+        journal.scalars("train", epoch=0, step=1, values={"loss": 1.0})
+
+
 def test_a_table_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
     path = tmp_path / "epochs.csv"
     write_csv(path, [{"epoch": 0}])
@@ -179,7 +199,7 @@ def test_a_table_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch
 
     with monkeypatch.context() as patch:
         patch.setattr("os.fsync", refuse)
-        with pytest.raises(OSError, match="no space left"):
+        with pytest.raises(RuntimeError, match=r"epochs.csv: .* got no space left"):
             write_csv(path, [{"epoch": 0}, {"epoch": 1}])
     assert path.read_text() == "epoch\n0\n"
     assert [file.name for file in tmp_path.iterdir()] == ["epochs.csv"]

@@ -40,6 +40,13 @@ def equal(actual, expected):
     )
 
 
+def test_what_a_killed_run_was_saving_is_removed(tmp_path):
+    (tmp_path / f".{LAST}.a1b2c3d4.partial").write_bytes(b"half")
+    (tmp_path / ".hidden").write_text("kept")
+    fit(tmp_path)
+    assert [path.name for path in tmp_path.glob(".*")] == [".hidden"]
+
+
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("uninterrupted")

@@ -19,6 +19,7 @@ from shiftproof.analysis.changes import Edit
 from shiftproof.analysis.errors import ConversionError, shown
 from shiftproof.conversion.forward import MovedOutput
 from shiftproof.conversion.sites import Site
+from shiftproof.files import write_text
 
 SCHEMA_VERSION = 1
 
@@ -161,10 +162,7 @@ class ConversionPlan:
         Args:
             path: The file.
         """
-        target = Path(path)
-        partial = target.with_name(f"{target.name}.partial")
-        partial.write_text(json.dumps(self.as_dict(), indent=1) + "\n", encoding="utf-8")
-        partial.replace(target)
+        write_text(path, json.dumps(self.as_dict(), indent=1) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> ConversionPlan:

@@ -49,7 +49,8 @@ def load_cifar10(
             rounded up.
 
     Returns:
-        The images, in the order of the files; broken ones are named in ``unreadable``.
+        The images, in the order of the files; broken ones are named in ``unreadable``,
+        hidden ones, which do not count, in ``left_out``.
 
     Raises:
         RuntimeError: If neither layout is there and cannot be fetched, torchvision's files are
@@ -132,7 +133,7 @@ def _read_batches(root: Path, train: bool) -> ImageTensors:
 
 def _read_class_folders(root: Path, train: bool, max_unreadable: int | None) -> ImageTensors:
     split, other = ("train", "test") if train else ("test", "train")
-    classes, samples = list_images("load_cifar10", root / split)
+    classes, samples, left_out = list_images("load_cifar10", root / split)
     different = sorted(set(classes) ^ set(list_classes("load_cifar10", root / other)))
     if different:
         raise ValueError(
@@ -156,6 +157,7 @@ def _read_class_folders(root: Path, train: bool, max_unreadable: int | None) -> 
         labels=torch.tensor([samples[number][1] for number in readable], dtype=torch.int64),
         classes=classes,
         unreadable=unreadable,
+        left_out=left_out,
     )
 
 

@@ -46,7 +46,13 @@ class Examples:
 
 
 class ImageDataset(Dataset[Examples]):
-    """A data set that answers a whole batch at once: ``dataset[batch]`` gives ``Examples``."""
+    """A data set that answers a whole batch at once: ``dataset[batch]`` gives ``Examples``.
+
+    Attributes:
+        left_out: Hidden files and folders with images, which are not part of it.
+    """
+
+    left_out: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         raise NotImplementedError

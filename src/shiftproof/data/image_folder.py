@@ -24,6 +24,9 @@ class ImageFiles(ImageDataset):
     """Image files in one folder per class; ``dataset[batch]`` decodes and transforms a batch.
 
     A file that cannot be read is left out of its batch and named in ``Examples.unreadable``.
+    Hidden files and folders, ``.ipynb_checkpoints`` for instance, are no images and no classes; the
+    attribute ``left_out`` names them.  Unlike torchvision's ``ImageFolder``, photographs are turned
+    upright as their EXIF orientation says.
 
     Args:
         root: Folder of class folders.
@@ -34,7 +37,8 @@ class ImageFiles(ImageDataset):
         batch_transform: Applied to the stacked images.
 
     Raises:
-        RuntimeError: If the folder is missing, has no class folders, or a class has no image.
+        RuntimeError: If the folder is missing, has no class folders, or a class has no image; of a
+            batch, if the machine cannot read an image that is not broken.
         ValueError: If a class folder is not one of ``classes``.
     """
 
@@ -46,7 +50,7 @@ class ImageFiles(ImageDataset):
         *,
         batch_transform: BatchTransform | None = None,
     ) -> None:
-        found, samples = list_images("ImageFiles", root)
+        found, samples, self.left_out = list_images("ImageFiles", root)
         self.classes = found if classes is None else tuple(classes)
         numbers = {name: number for number, name in enumerate(self.classes)}
         unknown = [name for name in found if name not in numbers]

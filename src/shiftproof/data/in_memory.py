@@ -26,6 +26,7 @@ class ImageTensors(ImageDataset):
         classes: Names of the classes.
         transform: Makes float32 images of a batch of bytes; drawn from the batch's seed.
         unreadable: Files that belong to the data set and could not be read.
+        left_out: Hidden files and folders with images, which do not belong to it.
 
     Raises:
         TypeError: If the images are not uint8 or the labels not int64.
@@ -37,6 +38,7 @@ class ImageTensors(ImageDataset):
     classes: tuple[str, ...]
     transform: BatchTransform = _TO_UNIT_INTERVAL
     unreadable: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.images.dtype != torch.uint8 or self.labels.dtype != torch.int64:
@@ -75,11 +77,12 @@ class ImageTensors(ImageDataset):
             indices: Images to keep, in their new order.
 
         Returns:
-            A data set of copies; ``unreadable`` stays with the one it was read into.
+            A data set of copies; ``unreadable`` and ``left_out`` stay with the one
+            that was read.
         """
         index = torch.as_tensor(indices, dtype=torch.int64)
         return dataclasses.replace(
-            self, images=self.images[index], labels=self.labels[index], unreadable=()
+            self, images=self.images[index], labels=self.labels[index], unreadable=(), left_out=()
         )
 
     def with_transform(self, transform: BatchTransform) -> ImageTensors:

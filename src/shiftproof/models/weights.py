@@ -1,68 +1,152 @@
 """Reading weights: files, torchvision's, and the checkpoints of the published code."""
 
+import argparse
+import contextlib
+import datetime as dt
 import os
+import pathlib
 import re
-from collections.abc import Mapping
+import types
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.torch_version import TorchVersion
 
 from shiftproof.extras import require
-from shiftproof.results import replacing
+from shiftproof.files import find_damage, replacing
 
+_ROW_MAJOR = torch.contiguous_format
 _SUFFIXES = (".safetensors", ".pt", ".pth", ".tar", ".bin")
+
+
+def _harmless() -> list[Any]:
+    """Types beside torch's own that checkpoints hold and that do nothing when they are read."""
+    allowed: list[Any] = [argparse.Namespace, types.SimpleNamespace, TorchVersion]
+    allowed += [dt.datetime, dt.date, dt.timedelta]
+    allowed += [
+        (pathlib.PurePath, f"{module}.{name}")
+        for module in ("pathlib", "pathlib._local")
+        for name in ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")
+    ]
+    with contextlib.suppress(RuntimeError):  # without NumPy the file is refused by name
+        numpy = require("numpy", extra="train")
+        scalar, reconstruct = (x.__reduce__()[0] for x in (numpy.float64(0), numpy.zeros(0)))
+        allowed += [numpy.dtype, numpy.ndarray]
+        allowed += [type(numpy.dtype(kind)) for kind in "?bBhHiIlLqQefdFDSU"]
+        for package in ("numpy.core", "numpy._core"):  # NumPy 1 and 2
+            allowed += [(scalar, f"{package}.multiarray.scalar")]
+            allowed += [(reconstruct, f"{package}.multiarray._reconstruct")]
+    return allowed
+
+
+def _refusal(error: Exception) -> str:
+    """Why torch or safetensors did not read a file, and the way out."""
+    text = str(error) or type(error).__name__
+    if found := re.search(r"GLOBAL (\S+)", text):
+        name = found[1]
+        is_own = "nn.modules" in name or not name.startswith(("torch.", "numpy.", "builtins."))
+        return (
+            f"it holds an object of {name}, which could run code; "
+            f"{'' if is_own else 'load it where you trust it and '}save model.state_dict() alone"
+        )
+    if "TorchScript" in text:
+        return "it is a TorchScript archive; save the state_dict of the module it was made from"
+    lines = text.rpartition("WeightsUnpickler error:")[2].splitlines()
+    reason = next((line.strip() for line in lines if line.strip()), text)
+    return f"{reason}; save the plain state_dict"
+
+
+def _read(path: Path) -> Any:
+    """Everything in a file, without running code from it."""
+    if path.suffix == ".safetensors":
+        return require("safetensors.torch", extra="train").load_file(path)
+    with torch.serialization.safe_globals(_harmless()):
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _is_state_dict(content: object) -> bool:
+    return (
+        isinstance(content, Mapping)
+        and bool(content)
+        and all(isinstance(name, str) for name in content)
+        and all(isinstance(value, Tensor) for value in content.values())
+    )
+
+
+def _state_dicts(content: object, key: str = "") -> dict[str, Mapping[str, Tensor]]:
+    """All state_dicts in a checkpoint, by where they are."""
+    if _is_state_dict(content):
+        return {key: cast("Mapping[str, Tensor]", content)}
+    if not isinstance(content, Mapping):
+        return {}
+    found: dict[str, Mapping[str, Tensor]] = {}
+    for name, value in content.items():
+        if isinstance(name, str):  # an optimiser counts its tensors
+            found |= _state_dicts(value, f"{key}.{name}" if key else name)
+    return found
 
 
 def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """Read the state_dict in a file, whether alone or inside a checkpoint.
 
+    Beside tensors and plain values, a checkpoint may hold NumPy's numbers and arrays, the options
+    of ``argparse``, paths and dates; no code from the file is run.
+
     Args:
         path: A ``.safetensors`` file, or one written by ``torch.save`` that holds a state_dict or a
-            dictionary with one under ``"model"`` or ``"state_dict"``.
+            dictionary with one.  Of several, the one under ``"model"`` or ``"state_dict"`` is read.
 
     Returns:
-        The tensors by name, without the prefix ``module.`` of parallel wrappers.
+        The tensors by name.
 
     Raises:
-        RuntimeError: If the file is missing or cannot be read without running code from it.
-        ValueError: If it holds no state_dict.
+        RuntimeError: If the file is missing, damaged or cannot be read without running code from
+            it; the message names the type that could.
+        ValueError: If it holds no state_dict, or several.
     """
     path = Path(path)
     if not path.is_file():
         raise RuntimeError(f"read_state_dict: weights must be a file, got {path}; check the path")
-    safetensors = path.suffix == ".safetensors" and require("safetensors.torch", extra="train")
-    try:
-        content: Any = (
-            safetensors.load_file(path)
-            if safetensors
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if zipfile.is_zipfile(path) and (damage := find_damage(path)) is not None:
         raise RuntimeError(
-            f"read_state_dict: weights must load without running code, got {path} "
-            f"({reason}); save the plain state_dict"
+            f"read_state_dict: the file must be as it was written, got {path}, which is {damage}; "
+            "get it once more"
+        )
+    try:
+        content = _read(path)
+    except Exception as error:
+        raise RuntimeError(
+            f"read_state_dict: weights must load without running code, got {path}: "
+            f"{_refusal(error)}"
         ) from error
-    for key in ("model", "state_dict"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    if (
-        not isinstance(content, Mapping)
-        or not content
-        or not all(isinstance(value, Tensor) for value in content.values())
-    ):
+    found = _state_dicts(content)
+    usual: list[str] = [key for key in ("model", "state_dict") if key in found]
+    candidates = usual[:1] or list(found)
+    if len(candidates) != 1:
+        held = f"{len(found)} of them ({', '.join(found)})" if found else type(content).__name__
         raise ValueError(
-            f"read_state_dict: the file must hold a state_dict, got {type(content).__name__} in "
+            f"read_state_dict: the file must hold a state_dict, got {held} in "
             f"{path}; save model.state_dict()"
         )
-    return {str(name).removeprefix("module."): value for name, value in content.items()}
+    return dict(found[candidates[0]])
 
 
-def _load(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Load a state_dict strictly, or change nothing and name what does not fit."""
-    expected = model.state_dict()
+def _without_prefixes(state: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    """The state_dict, then without the first part that all names share, without two parts, ..."""
+    names = list(state)
+    while True:
+        yield dict(zip(names, state.values(), strict=True))
+        heads = {name.partition(".")[0] for name in names}
+        if len(heads) != 1 or not all("." in name for name in names):
+            return
+        names = [name.partition(".")[2] for name in names]
+
+
+def _misfits(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
     # Torchvision's first weights are older than batch norm's counter of batches.
     problems = [
         f"missing {name}"
@@ -75,6 +159,32 @@ def _load(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
         for name, value in expected.items()
         if name in state and state[name].shape != value.shape
     ]
+    return problems
+
+
+def _load(
+    model: nn.Module,
+    state: Mapping[str, Tensor],
+    source: str,
+    rename: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = dict,
+) -> None:
+    """Load a state_dict strictly, or change nothing and name what does not fit.
+
+    What all names begin with, ``module.`` of parallel wrappers or ``_orig_mod.`` of compiled
+    networks, is taken off where the rest fits better.
+    """
+    expected = model.state_dict()
+    tied: dict[int, list[str]] = {}
+    for name, value in model.state_dict(keep_vars=True).items():
+        tied.setdefault(id(value), []).append(name)
+    candidates = []
+    for shortened in _without_prefixes(state):
+        candidate = dict(rename(shortened))
+        for names in tied.values():  # a file may hold them under one name
+            present = [candidate[name] for name in names if name in candidate]
+            candidate |= {name: present[0] for name in names if len(present) == 1}
+        candidates.append((_misfits(candidate, expected), candidate))
+    problems, fitting = min(candidates, key=lambda candidate: len(candidate[0]))
     if problems:
         shown = ", ".join(problems[:3]) + (f" and {len(problems) - 3} more" * (len(problems) > 3))
         raise ValueError(
@@ -82,7 +192,7 @@ def _load(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
             f"{source}; build the network they were trained in, with the same num_classes"
         )
     # Without the version that a state_dict may carry, torch too forgives a missing counter.
-    model.load_state_dict(dict(state), strict=True)
+    model.load_state_dict(fitting, strict=True)
 
 
 def load_weights(
@@ -131,12 +241,25 @@ def save_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
 
     Args:
         model: The network.
-        path: File to write, as safetensors if it ends in ``.safetensors``, else by ``torch.save``.
+        path: File to write, as safetensors if it ends in ``.safetensors``, else by ``torch.save``;
+            tied weights are written once for each name in the former.
+
+    Raises:
+        TypeError: If the state_dict holds anything but tensors.
+        RuntimeError: If the file cannot be written.
     """
-    state = {name: value.contiguous() for name, value in model.state_dict().items()}
+    state = model.state_dict()
+    others = [name for name, value in state.items() if not isinstance(value, Tensor)]
+    if others:
+        raise TypeError(
+            f"save_weights: a state_dict must hold tensors alone, got "
+            f"{type(state[others[0]]).__name__} at {others[0]}; save it with torch.save"
+        )
     with replacing(path) as file:
         if Path(path).suffix == ".safetensors":
-            file.write(require("safetensors.torch", extra="train").save(state))
+            # The format has no memory that two names share, and no other order than the usual one.
+            alone = {name: value.clone(memory_format=_ROW_MAJOR) for name, value in state.items()}
+            file.write(require("safetensors.torch", extra="train").save(alone))
         else:
             torch.save(state, file)
 
@@ -186,12 +309,18 @@ def load_published(model: nn.Module, path: str | os.PathLike[str]) -> None:
         ValueError: If the tensors do not fit; nothing is changed then.
         RuntimeError: If the file is missing or cannot be read without running code from it.
     """
-    state = published_names(read_state_dict(path))
     expected = model.state_dict()
-    same_order = len(state) == len(expected) and all(
-        ours.shape == theirs.shape and name.rpartition(".")[2] == other.rpartition(".")[2]
-        for (name, ours), (other, theirs) in zip(expected.items(), state.items(), strict=False)
-    )
-    if state.keys() != expected.keys() and same_order:
-        state = dict(zip(expected, state.values(), strict=True))
-    _load(model, state, str(path))
+
+    def rename(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        renamed = published_names(state)
+        same_order = len(renamed) == len(expected) and all(
+            ours.shape == theirs.shape and name.rpartition(".")[2] == other.rpartition(".")[2]
+            for (name, ours), (other, theirs) in zip(
+                expected.items(), renamed.items(), strict=False
+            )
+        )
+        if renamed.keys() != expected.keys() and same_order:
+            return dict(zip(expected, renamed.values(), strict=True))
+        return renamed
+
+    _load(model, read_state_dict(path), str(path), rename)

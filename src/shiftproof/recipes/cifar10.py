@@ -1,6 +1,7 @@
 """The paper's CIFAR-10 experiments."""
 
 import dataclasses
+import io
 import json
 import re
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from shiftproof.data.transforms import (
     RandomHorizontalFlip,
 )
 from shiftproof.extras import require
+from shiftproof.files import replacing, write_text
 from shiftproof.metrics import protocol
 from shiftproof.recipes.outcome import (
     build_seeded,
@@ -32,12 +34,13 @@ from shiftproof.recipes.outcome import (
     seconds_per_epoch,
     show_rate,
 )
-from shiftproof.results import EpochResult, RunResult, save_result, write_text
+from shiftproof.results import EpochResult, RunResult, save_result
 from shiftproof.training import RunFiles, TrainConfig, Trainer, evaluate
 from shiftproof.training.allocator import keep_freed_memory
 from shiftproof.training.config import describe
 from shiftproof.training.distributed import Process, warn
 from shiftproof.training.journal import Journal, write_csv
+from shiftproof.training.unreadable import warn_left_out
 
 _NORMALIZE = Normalize(CIFAR10_MEAN, CIFAR10_STD)
 
@@ -214,6 +217,7 @@ def run_cifar10(config: Cifar10Config, process: Process) -> RunResult | None:
     splits = _load_splits(config)
     for path in (path for split in splits for path in split.unreadable):
         warn(f"cannot read {path}; it is left out")
+    warn_left_out(path for split in splits for path in split.left_out)
     last.parent.mkdir(parents=True, exist_ok=True)
     if not config.evaluate_only:
         described = json.dumps(describe(config), indent=2)
@@ -307,7 +311,7 @@ def _load_splits(config: Cifar10Config) -> tuple[ImageTensors, ImageTensors, Ima
     train_indices, val_indices = paper_split(len(full), num_train)
     train = full.subset(train_indices).with_transform(config.train_transform())
     val = full.subset(val_indices).with_transform(config.val_transform())
-    train = dataclasses.replace(train, unreadable=full.unreadable)
+    train = dataclasses.replace(train, unreadable=full.unreadable, left_out=full.left_out)
     test = test.with_transform(config.test_transform())
     for split in (train, val, test):
         # A transform that does not fit the images is better found now than after training.
@@ -328,7 +332,9 @@ def _write_history(files: RunFiles, history: list[EpochResult]) -> None:
     numpy = require("numpy", extra="train")
     for name in rows[0] if rows else ():
         if name not in ("epoch", "lr", "seconds", "images_per_second"):
-            numpy.save(files.path(f"{name}.npy"), [row[name] for row in rows], allow_pickle=False)
+            with replacing(files.path(f"{name}.npy")) as file, io.BytesIO() as array:
+                numpy.save(array, [row[name] for row in rows], allow_pickle=False)
+                file.write(array.getvalue())
 
 
 def _write_test(files: RunFiles, result: RunResult, journal: Journal, name: str) -> None:

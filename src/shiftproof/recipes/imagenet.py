@@ -16,6 +16,7 @@ from shiftproof.data.loading import make_loader
 from shiftproof.data.plan import EvalPlan
 from shiftproof.data.transforms import CircularAugment
 from shiftproof.extras import require
+from shiftproof.files import write_text
 from shiftproof.metrics import protocol
 from shiftproof.models.weights import load_weights
 from shiftproof.recipes.outcome import (
@@ -30,14 +31,14 @@ from shiftproof.recipes.outcome import (
     seconds_per_epoch,
     show_rate,
 )
-from shiftproof.results import EpochResult, RunResult, save_result, write_text
+from shiftproof.results import EpochResult, RunResult, save_result
 from shiftproof.training import Evaluation, RunFiles, TrainConfig, Trainer, evaluate
 from shiftproof.training.allocator import keep_freed_memory
 from shiftproof.training.config import describe
 from shiftproof.training.distributed import Process, barrier
 from shiftproof.training.journal import Journal, write_csv
 from shiftproof.training.launch import tell_restart
-from shiftproof.training.unreadable import Unreadable
+from shiftproof.training.unreadable import Unreadable, warn_left_out
 
 RESIZE, CROP = 256, 224
 
@@ -165,6 +166,8 @@ def run_imagenet(process: Process, config: ImagenetConfig) -> RunResult | None:
             f"in it; pass --resume {last} to go on with it, or choose another folder"
         )
     train_data, val_data = _open(config)
+    if process.is_main:
+        warn_left_out([*(train_data.left_out if train_data else ()), *val_data.left_out])
     position = log_position(config.resume, config.evaluate_only)
     barrier()
     if process.is_main:

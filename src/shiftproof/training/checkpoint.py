@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from shiftproof.extras import require
-from shiftproof.results import find_damage, replacing
+from shiftproof.files import find_damage, replacing
 
 SCHEMA = 1
 """Version of the layout; readers refuse a newer one."""

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, BinaryIO, Protocol
 
 from shiftproof.extras import require
-from shiftproof.results import write_text
+from shiftproof.files import write_text, writing
 
 
 class Advance(Protocol):
@@ -95,6 +95,7 @@ class Journal:
 
         Raises:
             ValueError: If ``print_every`` is less than 1.
+            RuntimeError: If the logs cannot be written.
         """
         if print_every < 1:
             raise ValueError(
@@ -111,10 +112,17 @@ class Journal:
             return
         console = _rich("rich.console")
         self._console = None if console is None else console.Console()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._file = _open_log(self.folder / "log.jsonl", position)
+        with writing(self.path):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._file = _open_log(self.path, position)
         if tensorboard:
-            self._writer = self._open_tensorboard(_last_step(self._file))
+            with writing(self.folder / "tensorboard"):
+                self._writer = self._open_tensorboard(_last_step(self._file))
+
+    @property
+    def path(self) -> Path:
+        """The log of events."""
+        return self.folder / "log.jsonl"
 
     def _open_tensorboard(self, last_step: int | None) -> Any:
         try:
@@ -148,28 +156,38 @@ class Journal:
             epoch: Epoch, from 0.
             step: Optimiser steps since the start of the run.
             values: The numbers by name; those that are not finite become ``null`` in the log.
+
+        Raises:
+            RuntimeError: If the logs cannot be written.
         """
         if self._file is None:
             return
         finite = {name: v if math.isfinite(v) else None for name, v in values.items()}
         event = {"kind": kind, "epoch": epoch, "step": step, "time": time.time(), "values": finite}
-        self._file.write(json.dumps(event, allow_nan=False).encode() + b"\n")
-        self._file.flush()
+        with writing(self.path):
+            self._file.write(json.dumps(event, allow_nan=False).encode() + b"\n")
+            self._file.flush()
         if self._writer is not None:
-            for name, value in values.items():
-                self._writer.add_scalar(f"{kind}/{name}", value, step)
+            with writing(self.folder / "tensorboard"):
+                for name, value in values.items():
+                    self._writer.add_scalar(f"{kind}/{name}", value, step)
 
     def position(self) -> int:
         """How far the log reaches now, on the disk: what a checkpoint must remember.
 
         Returns:
             The length of ``log.jsonl`` in bytes; 0 on a process that does not write.
+
+        Raises:
+            RuntimeError: If the logs cannot be written.
         """
         if self._file is None:
             return 0
         if self._writer is not None:
-            self._writer.flush()
-        os.fsync(self._file.fileno())
+            with writing(self.folder / "tensorboard"):
+                self._writer.flush()
+        with writing(self.path):
+            os.fsync(self._file.fileno())
         return self._file.tell()
 
     @contextlib.contextmanager
@@ -221,13 +239,18 @@ class Journal:
             yield advance
 
     def close(self) -> None:
-        """Close the logs; what is already written stays."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        """Close the logs; what is already written stays.
+
+        Raises:
+            RuntimeError: If what is still to be written cannot be.
+        """
+        file, writer, self._file, self._writer = self._file, self._writer, None, None
+        if file is not None:
+            with writing(self.path):
+                file.close()
+        if writer is not None:
+            with writing(self.folder / "tensorboard"):
+                writer.close()
 
     def __enter__(self) -> "Journal":
         return self
@@ -238,7 +261,8 @@ class Journal:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
+        with contextlib.suppress(*([] if error is None else [RuntimeError])):
+            self.close()  # a full disk would be told once more
 
 
 def write_csv(path: str | os.PathLike[str], rows: Sequence[Mapping[str, object]]) -> None:

@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from shiftproof.data.examples import Examples, ImageDataset
 from shiftproof.data.loading import make_loader
 from shiftproof.data.plan import Batch, TrainPlan
+from shiftproof.files import remove_partial
 from shiftproof.metrics import topk_correct
 from shiftproof.results import EpochResult
 from shiftproof.training.checkpoint import (
@@ -144,6 +145,9 @@ class Trainer:
             ValueError: If the checkpoint is of another run.
         """
         self.progress = Progress.start(start_epoch)
+        if self.process.is_main:
+            for name in {self.files.last, self.files.best}:
+                remove_partial(self.files.path(name).parent)
         if resume is not None:
             self._load(resume)
         loader = make_loader(

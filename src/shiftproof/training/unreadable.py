@@ -1,4 +1,4 @@
-"""Images that cannot be read: named once, counted, tolerated up to a limit."""
+"""Images that are not used: those that cannot be read, up to a limit, and hidden ones."""
 
 from collections.abc import Iterable
 
@@ -6,6 +6,18 @@ import torch.distributed as dist
 
 from shiftproof.data.folders import check_unreadable, default_max_unreadable
 from shiftproof.training.distributed import in_group, warn
+
+
+def warn_left_out(paths: Iterable[str]) -> None:
+    """Say in one line which hidden files and folders do not count.
+
+    Args:
+        paths: Their paths; nothing is said if there are none.
+    """
+    names = list(paths)
+    if names:
+        more = f" and {len(names) - 3} more" * (len(names) > 3)
+        warn(f"hidden files and folders are left out: {', '.join(names[:3])}{more}")
 
 
 class Unreadable:
