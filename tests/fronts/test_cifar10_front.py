@@ -188,9 +188,8 @@ def test_hidden_folders_are_left_out_and_named_in_one_line(tmp_path, dataset, no
     folders = ("--results_root_path", tmp_path, "--model_folder", "run", "--dataset_path", dataset)
     assert start(MAIN, *arguments, *folders) == 0
     warnings = [line for line in capsys.readouterr().err.splitlines() if "hidden" in line]
-    assert warnings == [
-        f"warning: hidden files and folders are left out: {dataset / 'train' / hidden.name}, {hidden}"
-    ]
+    names = f"{dataset / 'train' / hidden.name}, {hidden}"
+    assert warnings == [f"warning: hidden files and folders are left out: {names}"]
 
 
 @pytest.mark.parametrize(
