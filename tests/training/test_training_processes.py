@@ -63,6 +63,15 @@ def validated(process, folder, processes_per_node=1, eval_batch_size=4):
         return repr(made._validate(types.SimpleNamespace(requested=False)))
 
 
+def saved_with_too_many_unreadable(process, folder):
+    """What a save says when each process has met as many broken files as all may."""
+    with trainer(folder, SHARED, processes_per_node=2, process=process) as made:
+        made.unreadable.paths = {f"{process.rank}.png": None}
+        with pytest.raises(RuntimeError) as raised:
+            made._save("last.pt")
+    return str(raised.value), [path.name for path in folder.rglob("*.pt")]
+
+
 def copy_slowly(source, target):
     time.sleep(0.5)
     copy_checkpoint(source, target)
@@ -103,6 +112,7 @@ def train_together(process, folder):
             "measured": repr(measured(process)),
             "measured on one batch": repr(measured(process, 3)),
             "validated": validated(process, own, 2),
+            "too many": saved_with_too_many_unreadable(process, own / "too many"),
         },
         folder / f"{process.rank}.pt",
     )
@@ -162,6 +172,14 @@ def test_a_validation_does_not_depend_on_the_batch_of_a_process(together, tmp_pa
     assert [found["validated"] for found in together[2]] == [expected] * 2
     # Control: which images share a shift does matter.
     assert validated(ALONE, tmp_path, eval_batch_size=8) != expected
+
+
+def test_the_limit_of_broken_files_is_one_for_all_processes(together):
+    message = "train: at most 1 images may be unreadable, got 2: 0.png, 1.png; replace or delete"
+    for found in together[2]:
+        text, written = found["too many"]
+        assert text.startswith(message)
+        assert written == []
 
 
 def test_a_signal_to_one_process_stops_both_after_the_same_step(together):

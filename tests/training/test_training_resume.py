@@ -3,6 +3,7 @@ import dataclasses
 import pytest
 from training_runs import (
     CONFIG,
+    Broken,
     Interrupting,
     events,
     fit,
@@ -45,6 +46,14 @@ def test_what_a_killed_run_was_saving_is_removed(tmp_path):
     (tmp_path / ".hidden").write_text("kept")
     fit(tmp_path)
     assert [path.name for path in tmp_path.glob(".*")] == [".hidden"]
+
+
+def test_a_resumed_run_still_names_what_it_was_trained_without(tmp_path):
+    config = dataclasses.replace(CONFIG, epochs=1)
+    fit(tmp_path, config, train=Broken(images(), {3}))
+    assert load_checkpoint(tmp_path / LAST)["unreadable"] == ["3.png"]
+    resumed, _ = fit(tmp_path, resume=tmp_path / LAST)
+    assert resumed.unreadable.over_all_processes() == ("3.png",)
 
 
 @pytest.fixture(scope="module")

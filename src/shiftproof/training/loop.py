@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from shiftproof.data.examples import Examples, ImageDataset
+from shiftproof.data.folders import check_unreadable
 from shiftproof.data.loading import make_loader
 from shiftproof.data.plan import Batch, TrainPlan
 from shiftproof.files import remove_partial
@@ -327,7 +328,8 @@ class Trainer:
     def _save(self, first: str, *copies: str) -> None:
         """Write a checkpoint, and copies of it, on the main process; the others wait."""
         broadcast_buffers(self.model)
-        sums = self._summed()
+        sums, unreadable = self._summed(), self.unreadable.over_all_processes()
+        check_unreadable("train", unreadable, self.unreadable.limit)
         finite = all(bool(value.isfinite().all()) for value in self.model.state_dict().values())
         if not finite:
             lr = self.optimizer.param_groups[0]["lr"]
@@ -339,6 +341,7 @@ class Trainer:
                 "optimizer": self.optimizer.state_dict(),
                 **self.progress.to_state(sums),
                 "plan": self._plan_key(),
+                "unreadable": list(unreadable),
                 "journal": self.journal.position(),
                 "rng": rng_state(),
             }
@@ -375,6 +378,7 @@ class Trainer:
                 f"train: a run must be resumed as it was started, got {'; '.join(changed)} in "
                 f"{path}; use the same model, seed, batch size and number of processes"
             )
+        self.unreadable.paths = dict.fromkeys(data.get("unreadable", ()))
         self.model.load_state_dict(data["model"])
         self.optimizer.load_state_dict(data["optimizer"])
         self.progress = Progress.from_state(data, takes_sums=self.process.is_main)
