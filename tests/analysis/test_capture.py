@@ -6,9 +6,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shiftproof.analysis import CaptureError, capture
-from shiftproof.analysis.graph import leaves_of, map_nested, values_in
+from shiftproof.analysis.graph import values_in
 from shiftproof.analysis.sizes import least_sizes
 from shiftproof.conversion import convert
+from shiftproof.inputs import find_inputs
+from shiftproof.nested import leaves_of, map_nested
 
 
 def images(num: int = 2, size: int = 32) -> Tensor:
@@ -38,7 +40,7 @@ def test_calls_know_their_module() -> None:
         ("mean", ""),
     ]
     graph = capture(Small(), (images(),))
-    assert graph.input.users == [0]
+    assert graph.inputs[0].users == [0]
     assert [visit.name for visit in graph.visits] == ["", "conv", "norm"]
     assert values_in(graph.output)[0].shape == (2, 4)
     assert graph.calls[2].in_place
@@ -197,4 +199,5 @@ def test_sizes_from_which_on_nothing_is_decided(decide: object, least: object) -
         def forward(self, x: Tensor) -> Tensor:
             return F.max_pool2d(decide(x), 2)
 
-    assert least_sizes(Sized(), (images(),), {}, (2, 2)) == least
+    found = find_inputs("test", Sized(), images(), None, None)
+    assert least_sizes(Sized(), found, (2, 2)) == least

@@ -51,7 +51,7 @@ def moved(x: torch.Tensor, layout: Layout, shift: tuple[int, int]) -> torch.Tens
 
 def arrange(x: torch.Tensor, steps: list[tuple[str, int, int]]) -> tuple[torch.Tensor, Layout]:
     """Exchange, join and cut dimensions."""
-    layout: Layout = input_layout(x.shape)
+    layout: Layout = input_layout(x.shape, range(2, x.ndim))
     for kind, place, inner in steps:
         place %= x.ndim - 1
         shape = list(x.shape)
@@ -92,7 +92,7 @@ def test_layout_follows_a_shift(steps: list[tuple[str, int, int]], shift: tuple[
 def test_layout_of_another_order_is_wrong() -> None:
     # The control: windows and the pixels inside them exchanged, and the layout not.
     x = torch.arange(12 * 6).reshape(1, 1, *SIZES)
-    layout = reshaped(input_layout(x.shape), (1, 1, 4, 3, 6))
+    layout = reshaped(input_layout(x.shape, range(2, x.ndim)), (1, 1, 4, 3, 6))
     assert layout is not None
     windows = x.reshape(1, 1, 4, 3, 6)
     shifted = x.roll(1, 2).reshape(1, 1, 4, 3, 6)
@@ -147,7 +147,7 @@ def test_matched_windows_need_their_pixels_in_place() -> None:
 
 
 def test_queries() -> None:
-    layout = input_layout((2, 3, *SIZES))
+    layout = input_layout((2, 3, *SIZES), range(2, 2 + len(SIZES)))
     assert moves(layout)
     assert [factor.axis for factor in factors(layout)] == [BATCH, None, 0, 1]
     assert still(layout[1])

@@ -7,6 +7,7 @@ from torch import nn
 from shiftproof import create_model
 from shiftproof.certification import certify
 from shiftproof.certification.blame import find_suspects
+from shiftproof.inputs import find_inputs
 from shiftproof.nn import FirstPhase
 
 
@@ -53,7 +54,10 @@ def test_an_invariant_network_has_no_suspects():
     model = build(lambda: create_model("cifar_resnet20_pa")).double().eval()
     images = noise(6, 3, 16, 16).double()
     shifts = [(1, 0), (0, 1), (3, 2), (5, 7), (2, 2), (8, 1)]
-    assert find_suspects(model, images, shifts) == (None, ())
+    assert find_suspects(model, find_inputs("test", model, images, None, None), shifts) == (
+        None,
+        (),
+    )
 
 
 def test_functions_of_one_module_are_told_apart_by_their_parameters():

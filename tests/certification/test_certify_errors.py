@@ -19,11 +19,11 @@ def test_an_input_is_a_batch_of_maps(shape):
 
 
 def test_an_input_changes_under_the_shifts():
-    with pytest.raises(ValueError, match="some shift must change example_input"):
+    with pytest.raises(ValueError, match="some shift must change the images"):
         certify(GlobalMean(), torch.zeros(1, 3, 8, 8))
-    with pytest.raises(ValueError, match="some shift must change example_input"):
+    with pytest.raises(ValueError, match="some shift must change the images"):
         certify(GlobalMean(), noise(1, 3, 8, 8), shifts=[(0, 0), (8, -16)])
-    with pytest.raises(ValueError, match="some shift must change example_input"):
+    with pytest.raises(ValueError, match="some shift must change the images"):
         certify(GlobalMean(), noise(1, 3, 1, 1))
 
 

@@ -67,9 +67,9 @@ def test_files_that_hold_no_plan(tmp_path) -> None:
     path = tmp_path / "plan.json"
     for text, message in [
         ("{", "the file must hold JSON"),
-        ("[]", "schema_version must be 1, got None"),
-        ('{"schema_version": 0}', "schema_version must be 1, got 0"),
-        ('{"schema_version": 1}', "must have all its fields, got KeyError"),
+        ("[]", "schema_version must be 2, got None"),
+        ('{"schema_version": 0}', "schema_version must be 2, got 0"),
+        ('{"schema_version": 2}', "must have all its fields, got KeyError"),
     ]:
         path.write_text(text)
         with pytest.raises(ValueError, match=message):

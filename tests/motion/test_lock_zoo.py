@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 import shiftproof
-from shiftproof.analysis.graph import tensors_in
+from shiftproof.nested import tensors_in
 from shiftproof.nn import FirstPhase
 
 pytestmark = pytest.mark.slow

@@ -27,7 +27,9 @@ from torch.overrides import TorchFunctionMode
 
 from shiftproof.analysis.changes import Edit, function_name
 from shiftproof.analysis.errors import CaptureError, ConversionError
-from shiftproof.analysis.graph import CallRecord, Graph, Value, Visit, map_nested, tensors_in
+from shiftproof.analysis.graph import CallRecord, Graph, Value, Visit
+from shiftproof.inputs import Inputs, find_inputs
+from shiftproof.nested import map_nested, tensors_in
 
 _READS = frozenset(
     {
@@ -78,12 +80,11 @@ class Tracer(TorchFunctionMode):
         self._names: dict[int, str] = {}
         self._quiet = 0
 
-    def run(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Graph:
+    def run(self, inputs: Inputs) -> Graph:
         """Run the network.
 
         Args:
-            args: Its arguments, real or fake; the first tensor holds the images.
-            kwargs: Its keyword arguments.
+            inputs: Its arguments, real or fake.
 
         Returns:
             The recorded forward pass.
@@ -91,12 +92,10 @@ class Tracer(TorchFunctionMode):
         Raises:
             CaptureError: If something inside cannot be followed; names the innermost module.
         """
-        given = map_nested((args, dict(kwargs)), self._faked)
-        images = next(value for value in tensors_in(given))
-        source = self._track(images, "input")
-        for tensor in tensors_in(given):
-            if tensor is not images:
-                self._track(tensor, "another input")
+        given = inputs.mapped(lambda x, _: self._faked(x), self._faked)
+        sources = tuple(self._track(images, "input") for images in given.tensors)
+        for tensor in given.others:
+            self._track(tensor, "another input")
         for name, module in self.model.named_modules():
             if isinstance(module, torch.jit.ScriptModule):
                 raise CaptureError(name, "is a scripted module")
@@ -107,14 +106,15 @@ class Tracer(TorchFunctionMode):
                 module.forward = self._replay(name)
         try:
             with torch.no_grad(), _silence(), self.fake_mode, self:
-                output = self.model(*given[0], **given[1])
+                output = self.model(*given.args, **given.kwargs)
         except CaptureError:
             raise
         except Exception as error:
             name = self._stack[-1].name if self._stack else ""
             raise CaptureError(name, _told(error)) from error
         output = map_nested(output, self._described)
-        return Graph(source, self.calls, self.visits, output)
+        dims = tuple(image.dims for image in inputs.images)
+        return Graph(sources, dims, self.calls, self.visits, output)
 
     def _faked(self, value: Any) -> Any:
         if not isinstance(value, Tensor) or isinstance(value, FakeTensor):
@@ -347,7 +347,7 @@ def names_of_tensors(model: nn.Module) -> dict[int, str]:
 
 def capture(
     model: nn.Module,
-    args: tuple[Any, ...],
+    args: Inputs | tuple[Any, ...],
     kwargs: Mapping[str, Any] | None = None,
     *,
     opaque: Collection[str] = (),
@@ -359,7 +359,7 @@ def capture(
 
     Args:
         model: The network; it is left as it is.
-        args: Its arguments; the first tensor holds the images.
+        args: Its arguments, of which some are images.
         kwargs: Its keyword arguments.
         opaque: Names of modules into which nobody looks.
         replays: For modules that cannot run on fake tensors, what each of their calls gave.
@@ -373,4 +373,6 @@ def capture(
         CaptureError: If something inside cannot be followed; names the innermost module.
         ConversionError: If the network cannot be copied.
     """
-    return Tracer(model, opaque, replays, edits, training=training).run(args, kwargs or {})
+    if not isinstance(args, Inputs):
+        args = find_inputs("capture", model, args, kwargs, None)
+    return Tracer(model, opaque, replays, edits, training=training).run(args)

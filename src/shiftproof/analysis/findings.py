@@ -135,8 +135,11 @@ class _Analysis:
         self.keep_padding = keep_padding
         self.fewest = fewest
         self.equivariant = equivariant
-        self.spans = dict(enumerate(graph.input.shape[2:]))
-        self.layouts: dict[Value, Known] = {graph.input: input_layout(graph.input.shape)}
+        self.spans = {axis: graph.inputs[0].shape[d] for axis, d in enumerate(graph.dims[0])}
+        self.layouts: dict[Value, Known] = {
+            value: input_layout(value.shape, dims)
+            for value, dims in zip(graph.inputs, graph.dims, strict=True)
+        }
         self.findings: list[Finding] = []
 
     def visit(self, record: CallRecord) -> None:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
-from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from shiftproof.nested import leaves_of
 
 
 @dataclass(eq=False)
@@ -23,6 +20,8 @@ class Value:
         is_written: Whether its memory is written to later.
         users: Indices of the calls that read it.
     """
+
+    is_leaf: ClassVar[bool] = True
 
     shape: tuple[int, ...]
     is_float: bool
@@ -108,13 +107,15 @@ class Graph:
     """A recorded forward pass.
 
     Attributes:
-        input: The images.
+        inputs: The images.
+        dims: Spatial axes of each of them.
         calls: The calls, in order.
         visits: The calls of modules, in the order in which they begin; the network itself first.
         output: What the network returned, with values in the place of tensors.
     """
 
-    input: Value
+    inputs: tuple[Value, ...]
+    dims: tuple[tuple[int, ...], ...]
     calls: list[CallRecord]
     visits: list[Visit]
     output: Any
@@ -124,136 +125,6 @@ class Graph:
         return sum(visit.name == name for visit in self.visits) == 1
 
 
-def map_nested(value: Any, function: Callable[[Any], Any]) -> Any:
-    """Apply a function to all leaves of tuples, named tuples, lists, dicts, slices, dataclasses.
-
-    Args:
-        value: Nested values.
-        function: Applied to whatever is not nested.
-
-    Returns:
-        The same structure, of the same classes.
-    """
-
-    def apply(leaf: Any) -> Any:
-        if isinstance(leaf, slice):
-            return slice(*map(function, (leaf.start, leaf.stop, leaf.step)))
-        if not _is_nested(leaf):
-            return function(leaf)
-        twin = copy.copy(leaf)
-        for part in fields(leaf):
-            object.__setattr__(twin, part.name, map_nested(getattr(leaf, part.name), function))
-        return twin
-
-    return tree_map(apply, value)
-
-
-def _is_nested(value: Any) -> bool:
-    """Whether a value is a dataclass, of which PyTrees know nothing."""
-    return is_dataclass(value) and not isinstance(value, (type, Value))
-
-
-def leaves_of(value: Any) -> list[Any]:
-    """Everything in nested values, in order.
-
-    Args:
-        value: Tuples, lists, dicts, slices, dataclasses.
-
-    Returns:
-        What is not nested.
-    """
-    found: list[Any] = []
-    map_nested(value, found.append)
-    return found
-
-
-def check_images(operation: str, images: object) -> None:
-    """Refuse what is no batch of maps.
-
-    Args:
-        operation: Name of the caller, for the error message.
-        images: What was given.
-
-    Raises:
-        TypeError: If it is no tensor.
-        ValueError: If it is empty, or has no or too many spatial axes.
-    """
-    if not isinstance(images, Tensor):
-        raise TypeError(
-            f"{operation}: the images must be a tensor, got {type(images).__name__}; pass images "
-            "of shape (N, C, *spatial)"
-        )
-    if not 3 <= images.ndim <= 5 or images.numel() == 0:
-        raise ValueError(
-            f"{operation}: the images must be (N, C, *spatial) with 1 to 3 spatial axes and at "
-            f"least one image, got shape {tuple(images.shape)}; add the missing axes with unsqueeze"
-        )
-
-
-def in_precision_of(model: object, images: Tensor) -> Tensor:
-    """Images on the device of a model, in its precision.
-
-    Args:
-        model: The model; anything but a module takes images as they are.
-        images: The images.
-
-    Returns:
-        The images, without their history.
-    """
-    images = images.clone() if images.is_inference() else images.detach()
-    if not isinstance(model, nn.Module):
-        return images
-    tensors = (*model.parameters(), *model.buffers())
-    first = next((value for value in tensors if value.is_floating_point()), images)
-    return images.to(first.device, first.dtype if images.is_floating_point() else None)
-
-
 def values_in(value: Any) -> list[Value]:
     """The recorded tensors in nested values."""
     return [leaf for leaf in leaves_of(value) if isinstance(leaf, Value)]
-
-
-def tensors_in(value: Any) -> list[Tensor]:
-    """The tensors in what a model takes or returns.
-
-    Args:
-        value: A tensor, or dicts, lists, tuples and dataclasses of them.
-
-    Returns:
-        The tensors, in order.
-    """
-    return [leaf for leaf in leaves_of(value) if isinstance(leaf, Tensor)]
-
-
-def exchanged(value: Any, old: Tensor, new: Tensor) -> Any:
-    """Nested values with one tensor in the place of another.
-
-    Args:
-        value: Nested values, such as the arguments of a model.
-        old: The tensor to be replaced, wherever it stands.
-        new: What takes its place.
-
-    Returns:
-        The same structure.
-    """
-    return map_nested(value, lambda leaf: new if leaf is old else leaf)
-
-
-def with_tensors(value: Any, tensors: Mapping[int, Tensor]) -> Any:
-    """What a model returned, with some of its tensors replaced.
-
-    Args:
-        value: Nested values.
-        tensors: The new ones, by position in ``tensors_in(value)``.
-
-    Returns:
-        The same structure; the very value where nothing is replaced.
-    """
-    if not tensors:
-        return value
-    position = iter(range(len(tensors_in(value))))
-
-    def replace(leaf: Any) -> Any:
-        return tensors.get(next(position), leaf) if isinstance(leaf, Tensor) else leaf
-
-    return map_nested(value, replace)

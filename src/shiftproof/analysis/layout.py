@@ -122,17 +122,20 @@ def plain_layout(shape: Iterable[int]) -> Layout:
     return tuple(map(plain, shape))
 
 
-def input_layout(shape: Sequence[int]) -> Layout:
+def input_layout(shape: Sequence[int], dims: Sequence[int]) -> Layout:
     """The input of a network.
 
     Args:
-        shape: ``(N, C, *spatial)``.
+        shape: Its shape, with samples in front.
+        dims: Its spatial axes.
 
     Returns:
         Its layout.
     """
-    axes = [(Factor(size, axis, span=size),) for axis, size in enumerate(shape[2:])]
-    return ((Factor(shape[0], BATCH),), plain(shape[1]), *axes)
+    layout = [(Factor(shape[0], BATCH),), *map(plain, shape[1:])]
+    for axis, dim in enumerate(dims):
+        layout[dim] = (Factor(shape[dim], axis, span=shape[dim]),)
+    return tuple(layout)
 
 
 def size_of(dimension: Dimension) -> int:

@@ -9,7 +9,7 @@ from types import CodeType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch._dispatch.python import enable_python_dispatcher
 from torch._dynamo.source import ConstantSource
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -17,7 +17,8 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, Stateles
 from torch.utils._sympy.printers import PythonPrinter
 
 from shiftproof.analysis.capture import Tracer
-from shiftproof.analysis.graph import exchanged, tensors_in
+from shiftproof.inputs import Inputs
+from shiftproof.nested import tensors_in
 
 _LONGEST = 60
 """Operations in the formula of a size, at most."""
@@ -41,9 +42,7 @@ class _Simple(Tracer):
         return result
 
 
-def least_sizes(
-    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], periods: Sequence[int]
-) -> tuple[int, ...] | None:
+def least_sizes(model: nn.Module, inputs: Inputs, periods: Sequence[int]) -> tuple[int, ...] | None:
     """The smallest multiples of some periods from which on Python decides nothing else by sizes.
 
     The network is followed with symbols in the place of the sizes of the images; every comparison
@@ -51,8 +50,7 @@ def least_sizes(
 
     Args:
         model: The network; it is left as it is.
-        args: Its arguments; the first tensor holds the images.
-        kwargs: Its keyword arguments.
+        inputs: Its arguments.
         periods: What a size must be a multiple of, per axis.
 
     Returns:
@@ -60,35 +58,43 @@ def least_sizes(
     """
     env = ShapeEnv()
     mode = FakeTensorMode(shape_env=env, static_shapes=False, allow_non_fake_inputs=True)
-    images = tensors_in((args, kwargs))[0]
-    count = images.ndim - 2
-    dynamic = [*[DimDynamic.STATIC] * 2, *[DimDynamic.DYNAMIC] * count]
+    images, dims = inputs.tensors[0], inputs.dims
+    dynamic = [
+        DimDynamic.DYNAMIC if dim in dims else DimDynamic.STATIC for dim in range(images.ndim)
+    ]
     fake = mode.from_tensor(
         images,
         source=ConstantSource("images"),
         symbolic_context=StatelessSymbolicContext(dynamic_sizes=dynamic),
     )
-    given, named = exchanged((args, dict(kwargs)), images, fake)
-    symbols = [
-        size.node.expr if isinstance(size, torch.SymInt) else None for size in fake.shape[2:]
-    ]
-    if None in symbols:
+    sizes = [fake.shape[dim] for dim in dims]
+    if not all(isinstance(size, torch.SymInt) for size in sizes):
         return None
+    symbols = [size.node.expr for size in sizes]  # type: ignore[attr-defined]
+
+    def like(x: Tensor, own: tuple[int, ...]) -> Tensor:
+        """Images of the same symbolic sizes."""
+        if x is images:
+            return fake
+        shape = [sizes[own.index(d)] if d in own else size for d, size in enumerate(x.shape)]
+        with mode:
+            return torch.empty(shape, dtype=x.dtype, device=x.device)
+
     try:
         with enable_python_dispatcher():  # composite functions take symbols only so
-            _Simple(model, fake_mode=mode).run(given, named)
+            _Simple(model, fake_mode=mode).run(inputs.mapped(like))
         texts = {PythonPrinter().doprint(guard.expr) for guard in env.guards if _is_told(guard)}
     except Exception:  # an operation without symbolic sizes
         return None
     conditions = [compile(text, "<condition on sizes>", "eval") for text in texts]
     failing = 0
-    for times in _trials(count):
-        sizes = [period * number for period, number in zip(periods, times, strict=True)]
-        known = dict(zip(map(str, symbols), sizes, strict=True))
+    for times in _trials(len(dims)):
+        tried = [period * number for period, number in zip(periods, times, strict=True)]
+        known = dict(zip(map(str, symbols), tried, strict=True))
         if not all(_holds(condition, known) for condition in conditions):
             failing = max(failing, min(times))
     least = tuple(period * (failing + 1) for period in periods)
-    if failing == _LARGEST or any(a < b for a, b in zip(images.shape[2:], least, strict=True)):
+    if failing == _LARGEST or any(a < b for a, b in zip(inputs.sizes, least, strict=True)):
         return None
     return least
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from shiftproof.analysis.graph import map_nested, tensors_in
+from shiftproof.inputs import Inputs
+from shiftproof.nested import map_nested, tensors_in
 
 _ROUNDING = 1e-9
 _SCALES = (1.0, 30.0, 1000.0)
@@ -18,15 +19,12 @@ _SCALES = (1.0, 30.0, 1000.0)
 Calls = dict[str, list[tuple[tuple[Any, ...], dict[str, Any], Any]]]
 
 
-def watch(
-    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], names: Collection[str]
-) -> Calls:
+def watch(model: nn.Module, inputs: Inputs, names: Collection[str]) -> Calls:
     """Run a copy of a network on values and note what some of its modules are given and give.
 
     Args:
         model: The network; it is left as it is.
-        args: Its arguments.
-        kwargs: Its keyword arguments.
+        inputs: Its arguments.
         names: Qualified names of the modules.
 
     Returns:
@@ -42,7 +40,7 @@ def watch(
 
         subject.get_submodule(name).register_forward_hook(note, with_kwargs=True)
     with torch.no_grad():
-        subject(*map_nested(args, _kept), **map_nested(dict(kwargs), _kept))
+        subject(*map_nested(inputs.args, _kept), **map_nested(dict(inputs.kwargs), _kept))
     return calls
 
 

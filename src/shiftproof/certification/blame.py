@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from shiftproof.analysis import IndivisibleError, analyse, capture
 from shiftproof.analysis.errors import shown
@@ -13,6 +12,7 @@ from shiftproof.analysis.findings import Finding, Findings
 from shiftproof.analysis.graph import values_in
 from shiftproof.analysis.layout import factors
 from shiftproof.certification.certificate import Blame
+from shiftproof.inputs import Inputs, at_least_two
 
 _MAX_SUSPECTS = 10
 
@@ -36,13 +36,13 @@ def _is_hit(finding: Finding, shifts: Sequence[Sequence[int]]) -> bool:
 
 
 def find_suspects(
-    model: nn.Module, images: Tensor, shifts: Sequence[Sequence[int]]
+    model: nn.Module, inputs: Inputs, shifts: Sequence[Sequence[int]]
 ) -> tuple[Blame | None, tuple[Blame, ...]]:
     """Look for what does not follow a shift of the images.
 
     Args:
         model: The model, in eval mode, in the precision of the images.
-        images: Images of the size that the model is made for, ``(N, C, *spatial)``.
+        inputs: Its arguments, with images of the size that it is made for.
         shifts: Circular shifts that changed the output by more than rounding.
 
     Returns:
@@ -52,7 +52,7 @@ def find_suspects(
     Raises:
         ConversionError: If the model cannot be followed.
     """
-    graph, aligned = capture(model, (torch.cat([images, images]),)), None
+    graph, aligned = capture(model, at_least_two(inputs)), None
     try:
         findings = analyse(graph)
         found, aligned = findings.calls, _left_aligned(findings)

@@ -1,6 +1,7 @@
 """One call that says whether a model is shift invariant, and if not, which layer breaks it."""
 
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,32 +9,34 @@ from torch import Tensor, nn
 
 from shiftproof.analysis import ConversionError
 from shiftproof.analysis.capture import copied
-from shiftproof.analysis.graph import check_images, in_precision_of
 from shiftproof.certification.blame import find_suspects
 from shiftproof.certification.certificate import Blame, Certificate, Choice, Verdict
 from shiftproof.certification.measurement import Run, require_response, run_pairs
 from shiftproof.certification.shifts import default_shifts, given_shifts
-from shiftproof.ops import circular_shift
+from shiftproof.inputs import Images, Inputs, find_inputs
 
 _MODEL_ERRORS = (RuntimeError, TypeError, ValueError, NotImplementedError, AttributeError)
 """What models raise when they are given a precision or a batch that they do not expect."""
 
 
 def certify(
-    model: Callable[[Tensor], Any],
-    example_input: Tensor,
+    model: Callable[..., Any],
+    args: Tensor | tuple[Any, ...] = (),
+    kwargs: Mapping[str, Any] | None = None,
     *,
+    images: Images | None = None,
     shifts: Sequence[Sequence[int]] | Tensor | None = None,
+    example_input: Tensor | None = None,
 ) -> Certificate:
     """Measure whether a model is invariant or equivariant to circular shifts, and say why not.
 
-    The model is run on ``example_input`` and on shifted copies of it, in float64, where rounding
-    cannot be confused with anything else, and in its own precision.  Logits and other outputs
-    without spatial axes must stay the same.  An output with the axes of the input and more than one
-    pixel must move with it: by exactly the shift if it has the input's size, by the shift times the
-    ratio if it is a whole number of times larger, and else by some circular shift, because that
-    depends on the phases that were chosen.  Label maps ``(N, *spatial)`` of the input's size count
-    as maps too.
+    The model is run on its arguments and on shifted copies of the images among them, in float64,
+    where rounding cannot be confused with anything else, and in its own precision.  Logits and
+    other outputs without spatial axes must stay the same.  An output with the axes of the input
+    and more than one pixel must move with it: by exactly the shift if it has the input's size, by
+    the shift times the ratio if it is a whole number of times larger, and else by some circular
+    shift, because that depends on the phases that were chosen.  Label maps ``(N, *spatial)`` of the
+    input's size count as maps too.
 
     A verdict holds for these inputs and these shifts.  It is about circular shifts; a camera's
     movement also brings new content, to which no model can be invariant.
@@ -43,11 +46,15 @@ def certify(
             is measured, in eval mode; the module itself stays as it is, and of a compiled one the
             original is measured.  Any other callable is
             called as it is, and gets a verdict but no blame.
-        example_input: Images, ``(N, C, *spatial)`` with 1 to 3 spatial axes, of the size and the
-            range of values that the model is made for; two or three random or real ones.
+        args: Its arguments, or the images alone: ``(N, C, *spatial)`` with 1 to 3 spatial axes, of
+            the size and the range of values that the model is made for; two or three random or
+            real ones.
+        kwargs: Its keyword arguments.
+        images: Which arguments hold images, and their spatial axes; see ``convert``.
         shifts: Circular shifts in pixels, a list of tuples or an ``(n, D)`` tensor.  By default one
             pixel along each axis and along all, both ways, and some fixed random ones, at most
             twelve in all.
+        example_input: The old name of ``args``; works for one release.
 
     Returns:
         The certificate; printing it gives a report.
@@ -65,23 +72,28 @@ def certify(
         >>> certificate.verdict, str(certificate.blame)
         ('not invariant', '0 (Conv2d): stride 2 keeps phase 0 whatever the content')
     """
-    check_images("certify", example_input)
-    sizes = example_input.shape[2:]
+    if example_input is not None:
+        warnings.warn("certify: example_input is now args", DeprecationWarning, stacklevel=2)
+        args = example_input
+    inputs = find_inputs("certify", model, args, kwargs, images)
+    sizes = inputs.sizes
     chosen = default_shifts(sizes) if shifts is None else given_shifts(shifts, len(sizes))
-    if all(torch.equal(circular_shift(example_input, shift), example_input) for shift in chosen):
+    moved = (inputs.shifted(shift).tensors for shift in chosen)
+    if all(
+        torch.equal(x, y) for found in moved for x, y in zip(found, inputs.tensors, strict=True)
+    ):
         raise ValueError(
-            "certify: some shift must change example_input, got one that looks the same under all "
-            "of them; pass random or real images"
+            "certify: some shift must change the images, got some that look the same under all of "
+            "them; pass random or real images"
         )
-    images = in_precision_of(model, example_input)
     gaps: dict[str, float] = {}
     subject = _copy(model)
-    own = run_pairs(subject, images, chosen, gaps)
-    require_response(subject, images)
-    notes: list[str] = []
+    own = run_pairs(subject, inputs, chosen, gaps)
+    require_response(subject, inputs)
+    notes = [text for text in (str(inputs),) if text]
     reference = own if own.dtype == torch.float64 else None
     if reference is None:
-        reference = _in_float64(subject, images, chosen, gaps, notes)
+        reference = _in_float64(subject, inputs, chosen, gaps, notes)
     _compare_runs(own, reference, notes)
     _warn_of_zeros(model, notes)
     failed = next((run for run in (reference, own) if run and not run.measurement.passed), None)
@@ -90,7 +102,7 @@ def certify(
     if failed is own and reference is not own:
         subject = _copy(model)
     if failed is not None and isinstance(subject, nn.Module):
-        blame, suspects = _investigate(subject, images.to(failed.dtype), chosen, failed, notes)
+        blame, suspects = _investigate(subject, _to(inputs, failed.dtype), chosen, failed, notes)
     return Certificate(
         verdict=_verdict(own, reference),
         kind=own.kind,
@@ -107,16 +119,20 @@ def certify(
 
 
 def assert_invariant(
-    model: Callable[[Tensor], Any],
-    example_input: Tensor,
+    model: Callable[..., Any],
+    args: Tensor | tuple[Any, ...] = (),
+    kwargs: Mapping[str, Any] | None = None,
     *,
+    images: Images | None = None,
     shifts: Sequence[Sequence[int]] | Tensor | None = None,
 ) -> Certificate:
     """Certify a model in a test, and fail with the certificate if a shift changes its output.
 
     Args:
         model: From images to tensors, as for ``certify``.
-        example_input: Images, ``(N, C, *spatial)``.
+        args: Its arguments, or the images alone, ``(N, C, *spatial)``.
+        kwargs: Its keyword arguments.
+        images: Which arguments hold images; see ``convert``.
         shifts: Circular shifts in pixels; the default ones if None.
 
     Returns:
@@ -129,26 +145,36 @@ def assert_invariant(
         >>> assert_invariant(nn.AdaptiveAvgPool2d(1), torch.randn(2, 1, 8, 8)).is_invariant
         True
     """
-    certificate = certify(model, example_input, shifts=shifts)
+    certificate = certify(model, args, kwargs, images=images, shifts=shifts)
     if not certificate.is_invariant:
         raise AssertionError(f"assert_invariant: {certificate}")
     return certificate
 
 
-def _copy(model: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
+def _to(inputs: Inputs, dtype: torch.dtype) -> Inputs:
+    """The arguments in another precision."""
+
+    def cast(x: Tensor) -> Tensor:
+        return x.to(dtype) if x.is_floating_point() else x
+
+    return inputs.mapped(lambda x, _: cast(x), cast)
+
+
+def _copy(model: Callable[..., Any]) -> Callable[..., Any]:
     # What torch.compile wraps; hooks and other precisions would compile it again and again.
     original = getattr(model, "_orig_mod", model)
     return copied(original, "certify").eval() if isinstance(original, nn.Module) else model
 
 
 def _in_float64(
-    model: Callable[[Tensor], Any],
-    images: Tensor,
+    model: Callable[..., Any],
+    inputs: Inputs,
     shifts: Sequence[Sequence[int]],
     gaps: dict[str, float],
     notes: list[str],
 ) -> Run | None:
     """The same pairs in float64; a module is converted in place."""
+    images = inputs.tensors[0]
     if images.device.type == "mps":
         notes.append("not measured in float64, which this device does not have")
         return None
@@ -159,7 +185,7 @@ def _in_float64(
         if isinstance(model, nn.Module):
             model.double()
         with torch.autocast(images.device.type, enabled=False):
-            return run_pairs(model, images.double(), shifts, gaps)
+            return run_pairs(model, _to(inputs, torch.float64), shifts, gaps)
     except _MODEL_ERRORS as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         notes.append(f"not measured in float64, which the model does not accept: {reason}")
@@ -181,7 +207,7 @@ def _compare_runs(own: Run, reference: Run | None, notes: list[str]) -> None:
         )
 
 
-def _warn_of_zeros(model: Callable[[Tensor], Any], notes: list[str]) -> None:
+def _warn_of_zeros(model: Callable[..., Any], notes: list[str]) -> None:
     """Weights that are all zeros hide what stands in front of them until they are trained."""
     if not isinstance(model, nn.Module):
         return
@@ -205,12 +231,12 @@ def _verdict(own: Run, reference: Run | None) -> Verdict:
 
 
 def _investigate(
-    model: nn.Module, images: Tensor, shifts: Sequence[Sequence[int]], failed: Run, notes: list[str]
+    model: nn.Module, inputs: Inputs, shifts: Sequence[Sequence[int]], failed: Run, notes: list[str]
 ) -> tuple[Blame | None, tuple[Blame, ...]]:
     """Find who is to blame for the pairs that failed."""
     failing = (failed.deviations > failed.tolerance).any(1).nonzero().flatten().tolist()
     try:
-        blame, suspects = find_suspects(model, images, [shifts[index] for index in failing])
+        blame, suspects = find_suspects(model, inputs, [shifts[index] for index in failing])
     except ConversionError as error:
         notes.append(f"nobody is blamed, because the model cannot be followed: {error}")
         return None, ()

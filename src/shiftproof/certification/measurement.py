@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from shiftproof import ops
-from shiftproof.analysis.graph import tensors_in
 from shiftproof.certification.certificate import Kind, Measurement
 from shiftproof.certification.outputs import as_map, classes, deviations
-from shiftproof.ops import circular_shift
+from shiftproof.inputs import Inputs
+from shiftproof.nested import tensors_in
 
 ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 0.25}
 """Deviations, in standard deviations of the output, that count as rounding.
@@ -121,16 +121,16 @@ class Run:
         )
 
 
-def _kind(outputs: Sequence[Tensor], sizes: Sequence[int]) -> Kind:
-    moving = [as_map(output, sizes) is not None for output in outputs]
+def _kind(outputs: Sequence[Tensor], inputs: Inputs) -> Kind:
+    moving = [as_map(output, inputs) is not None for output in outputs]
     if all(moving):
         return "equivariant"
     return "mixed" if any(moving) else "invariant"
 
 
 def run_pairs(
-    model: Callable[[Tensor], Any],
-    images: Tensor,
+    model: Callable[..., Any],
+    inputs: Inputs,
     shifts: Sequence[Sequence[int]],
     gaps: dict[str, float],
 ) -> Run:
@@ -138,7 +138,7 @@ def run_pairs(
 
     Args:
         model: The model, in eval mode.
-        images: Its input, ``(N, C, *spatial)``.
+        inputs: Its arguments.
         shifts: Circular shifts, in pixels per axis.
         gaps: Takes the smallest gap of each choice of a phase.
 
@@ -149,18 +149,17 @@ def run_pairs(
         TypeError: If the model returns no tensor.
         ValueError: If an output is not finite, or its shape depends on the shift.
     """
-    sizes = images.shape[2:]
-    watch = _Watch(model, gaps)
+    dtype, watch = inputs.tensors[0].dtype, _Watch(model, gaps)
     with torch.no_grad(), contextlib.closing(watch), watch:
-        result = model(images.clone())  # which it may overwrite, as it may its own outputs
+        result = run(model, inputs)
         before = [output.detach().clone() for output in tensors_in(result)]
         _check_outputs(before, result)
-        narrowest = watch.narrowest if images.dtype == torch.float64 else None
-        tolerance = ROUNDING.get(narrowest or images.dtype, ROUNDING[torch.float32])
+        narrowest = watch.narrowest if dtype == torch.float64 else None
+        tolerance = ROUNDING.get(narrowest or dtype, ROUNDING[torch.float32])
         rows, flips = [], []
         predicted = classes(before)
         for shift in shifts:
-            after = [output.detach() for output in tensors_in(model(circular_shift(images, shift)))]
+            after = [output.detach() for output in tensors_in(run(model, inputs, shift))]
             if [output.shape for output in after] != [output.shape for output in before]:
                 raise ValueError(
                     "certify: the shapes of the outputs must be the same for every shift, got "
@@ -168,38 +167,48 @@ def run_pairs(
                     f"{[tuple(output.shape) for output in after]}; wrap the model so that it "
                     "returns its maps or logits"
                 )
-            rows.append(_compare(before, after, shift, images, tolerance))
+            rows.append(_compare(before, after, shift, inputs, tolerance))
             shifted_classes = classes(after)
             if predicted is not None and shifted_classes is not None:
                 flips.append((predicted != shifted_classes).cpu())
     return Run(
-        dtype=images.dtype,
+        dtype=dtype,
         tolerance=tolerance,
         deviations=torch.stack(rows),
         flipped=torch.stack(flips) if flips else None,
-        kind=_kind(before, sizes),
+        kind=_kind(before, inputs),
         narrowest=narrowest,
     )
 
 
-def require_response(model: Callable[[Tensor], Any], images: Tensor) -> None:
+def run(model: Callable[..., Any], inputs: Inputs, shift: Sequence[int] | None = None) -> Any:
+    """What a model returns for shifted images; it may overwrite what it is given."""
+    given = inputs.shifted(shift or (0,) * len(inputs.dims))
+    return model(*given.args, **given.kwargs)
+
+
+def require_response(model: Callable[..., Any], inputs: Inputs) -> None:
     """Refuse a model that answers all images alike, and is invariant to anything.
 
     Args:
         model: The model, in eval mode.
-        images: Its input, ``(N, C, *spatial)``.
+        inputs: Its arguments.
 
     Raises:
         ValueError: If the floating-point outputs are the same for other images, bit for bit.
     """
-    if not images.is_floating_point():
+    if not inputs.tensors[0].is_floating_point():
         return
     generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(images.shape, generator=generator).to(images)
+
+    def noisy(x: Tensor, _: tuple[int, ...]) -> Tensor:
+        noise = torch.randn(x.shape, generator=generator).to(x)
+        return x + noise * x.float().std(correction=0).to(x)
+
     with torch.no_grad():
-        outputs = list(tensors_in(model(images.clone())))
+        outputs = list(tensors_in(run(model, inputs)))
         before = [output.clone() for output in outputs if output.is_floating_point()]
-        others = tensors_in(model(images + noise * images.float().std(correction=0).to(images)))
+        others = tensors_in(run(model, inputs.mapped(noisy)))
         after = [output for output in others if output.is_floating_point()]
     if before and len(before) == len(after) and all(map(torch.equal, before, after)):
         raise ValueError(
@@ -225,14 +234,15 @@ def _compare(
     before: Sequence[Tensor],
     after: Sequence[Tensor],
     shift: Sequence[int],
-    images: Tensor,
+    inputs: Inputs,
     tolerance: float,
 ) -> Tensor:
     """Largest deviation of each image over all outputs, ``(N,)`` on the CPU."""
-    worst = torch.zeros(len(images), dtype=torch.float64)
+    count = len(inputs.tensors[0])
+    worst = torch.zeros(count, dtype=torch.float64)
     for old, new in zip(before, after, strict=True):
-        if old.ndim == 0 or old.shape[0] != len(images):
+        if old.ndim == 0 or old.shape[0] != count:
             old, new = old[None], new[None]  # one value for the whole batch
-        found = deviations(old, new, shift, images.shape[2:], tolerance)
-        worst = torch.maximum(worst, found.cpu().to(torch.float64).expand(len(images)))
+        found = deviations(old, new, shift, inputs, tolerance)
+        worst = torch.maximum(worst, found.cpu().to(torch.float64).expand(count))
     return worst

@@ -7,21 +7,25 @@ from torch import Tensor
 
 from shiftproof.analysis.outputs import map_dims
 from shiftproof.certification.orbit import closest_shift, largest_difference, widened
+from shiftproof.inputs import Inputs
 from shiftproof.ops import circular_shift
 
 
-def as_map(output: Tensor, sizes: Sequence[int]) -> Tensor | None:
+def as_map(output: Tensor, inputs: Inputs) -> Tensor | None:
     """Read an output as something that moves with the input, see ``analysis.outputs.map_dims``.
 
     Args:
         output: A tensor that the model returned.
-        sizes: Spatial sizes of the model's input.
+        inputs: The model's input.
 
     Returns:
         The output as ``(N, C, *spatial)``, or None.
     """
-    dims = map_dims(output.shape, sizes)
-    return None if dims is None else output if dims[0] == 2 else output[:, None]
+    dims = map_dims(output.shape, inputs.sizes, inputs.dims)
+    if dims is None:
+        return None
+    last = output.movedim(dims, tuple(range(-len(dims), 0)))
+    return last.reshape(len(output), -1, *last.shape[last.ndim - len(dims) :])
 
 
 def expected_shift(
@@ -62,7 +66,7 @@ def spread(output: Tensor) -> float:
 
 
 def deviations(
-    before: Tensor, after: Tensor, shift: Sequence[int], sizes: Sequence[int], tolerance: float
+    before: Tensor, after: Tensor, shift: Sequence[int], inputs: Inputs, tolerance: float
 ) -> Tensor:
     """How far each sample of an output is from what the shift of the input asks for.
 
@@ -70,17 +74,17 @@ def deviations(
         before: Output for the input, ``(N, ...)``.
         after: Output for the shifted input.
         shift: Shift of the input, in pixels.
-        sizes: Spatial sizes of the input.
+        inputs: The input.
         tolerance: Deviation at which the search for a shift of the output may stop.
 
     Returns:
         Largest deviation per sample, in units of the spread, ``(N,)``.
     """
     unit = spread(before)
-    map_before, map_after = as_map(before, sizes), as_map(after, sizes)
+    map_before, map_after = as_map(before, inputs), as_map(after, inputs)
     if map_before is None or map_after is None:
         return largest_difference(before, after) / unit
-    moved_by = expected_shift(shift, sizes, map_before.shape[2:])
+    moved_by = expected_shift(shift, inputs.sizes, map_before.shape[2:])
     if moved_by is not None:
         return largest_difference(circular_shift(map_before, moved_by), map_after) / unit
     within = torch.full((len(before),), tolerance * unit, device=before.device)

@@ -164,6 +164,7 @@ class Aligner:
         dims: Dimension of each spatial axis of the tensor, or the one they are flattened into.
         sizes: Sizes of the axes in the example; those of every map where it is aligned by its full
             size or flattened.
+        ndim: Dimensions of the tensor.
         is_full: Whether by the full size of the map.
         is_moved_back: Whether the network moves its outputs back, and must know the phase.
         selector: Scores the phases.
@@ -175,6 +176,7 @@ class Aligner:
         strides: Sequence[int],
         dims: Sequence[int],
         sizes: Sequence[int],
+        ndim: int,
         is_full: bool,
         is_moved_back: bool,
         selector: nn.Module | None,
@@ -183,14 +185,10 @@ class Aligner:
         self.strides = tuple(strides)
         self.dims = tuple(dims)
         self.sizes = tuple(sizes)
+        self.is_standard = self.dims == tuple(range(2, ndim)) and ndim == 2 + len(self.sizes)
         self.is_full = is_full
         self.is_moved_back = is_moved_back
         self.selector = LargestNorm() if selector is None else copy.deepcopy(selector)
-
-    @property
-    def is_standard(self) -> bool:
-        """Whether the tensor is ``(N, C, *spatial)``."""
-        return self.dims == tuple(range(2, 2 + len(self.sizes)))
 
     def phase(self, x: Tensor) -> Tensor:
         """Choose a phase per sample, ``(N,)``, and note it for the output of the network."""
@@ -209,10 +207,13 @@ class Aligner:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Align a tensor."""
-        phase = self.phase(x)
-        if self.is_standard:
+        return self.aligned(x, self.phase(x), self.dims, self.is_standard)
+
+    def aligned(self, x: Tensor, phase: Tensor, dims: tuple[int, ...], is_standard: bool) -> Tensor:
+        """Align a tensor of the same sizes with a phase."""
+        if is_standard:
             return ops.align_phase(x, phase, self.strides)
-        return shift_map(x, -phase_offsets(phase, self.strides), self.dims, self.sizes)
+        return shift_map(x, -phase_offsets(phase, self.strides), dims, self.sizes)
 
 
 class AlignOutput:

@@ -157,6 +157,8 @@ class _Surgery:
         forward = vars(module).get("forward")
         if not isinstance(forward, EditedForward):
             forward = (EditedForward if name else EditedNetwork)(module)
+            if isinstance(forward, EditedNetwork):
+                forward.images = self.plan.images
             module.forward = forward
         return forward
 
@@ -172,6 +174,7 @@ class _Surgery:
             alignment.stride,
             alignment.dims,
             alignment.sizes,
+            alignment.ndim,
             alignment.full,
             bool(self.plan.outputs),
             self.selector,
@@ -180,10 +183,10 @@ class _Surgery:
         if site.kind == "output":
             module.register_forward_hook(AlignOutput(aligner))
         elif site.kind == "input":
-            hook = AlignInput(aligner, site.positions)
             if not site.module:
-                self._network().inputs.append(hook)
+                self._network().inputs.append(aligner)
                 return
+            hook = AlignInput(aligner, site.positions)
             module.register_forward_pre_hook(hook, prepend=True, with_kwargs=True)
         elif site.kind == "result":
             call = AlignedCall((site.function, site.ndim), site.number, site.total, aligner)

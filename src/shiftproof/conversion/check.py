@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import copy
-import functools
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from shiftproof.analysis.errors import ConversionError
-from shiftproof.analysis.graph import map_nested, tensors_in
 from shiftproof.certification.measurement import ROUNDING
 from shiftproof.certification.orbit import largest_difference
 from shiftproof.certification.outputs import spread
 from shiftproof.conversion.placement import MapForm
-from shiftproof.ops import circular_shift
+from shiftproof.inputs import Inputs
+from shiftproof.nested import tensors_in
 
 _WIDEST = 1e-6
 """Deviation in float64, in standard deviations, that rounding reaches where random weights
@@ -26,8 +24,7 @@ amplify it by 1e8; a border or a phase that is wrong shows in the second or thir
 
 def check_converted(
     converted: nn.Module,
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
+    inputs: Inputs,
     forms: Sequence[MapForm | None] | None,
 ) -> str:
     """Run a converted network on the example, and on the example shifted by an odd amount.
@@ -37,8 +34,7 @@ def check_converted(
 
     Args:
         converted: The converted network; it is left as it is.
-        args: Its arguments; the first tensor holds the images.
-        kwargs: Its keyword arguments.
+        inputs: Its arguments.
         forms: How each output holds a map that moves with the input, None for one that stays; None
             if a shift may change anything.
 
@@ -48,13 +44,14 @@ def check_converted(
     Raises:
         ConversionError: If it raises, or a shift changes its outputs by more than rounding.
     """
-    images = tensors_in((args, kwargs))[0]
+    images = inputs.tensors[0]
     if any(tensor.is_meta for tensor in (images, *converted.parameters(), *converted.buffers())):
         return "not run, because it has no values yet (meta device); certify it once it has"
     subject = copy.deepcopy(converted).eval()
-    shift = tuple(size // 2 + (size // 2 + 1) % 2 if size > 1 else 0 for size in images.shape[2:])
+    shift = tuple(size // 2 + (size // 2 + 1) % 2 if size > 1 else 0 for size in inputs.sizes)
+    zero = (0,) * len(shift)
     try:
-        first, again = (_outputs(subject, args, kwargs, images, images) for _ in range(2))
+        first, again = (_outputs(subject, inputs, zero) for _ in range(2))
     except Exception as error:
         message = (str(error).splitlines() or [""])[0]
         raise ConversionError(
@@ -67,11 +64,10 @@ def check_converted(
         return "not checked under a shift, because it answers differently each time"
     if not all(bool(output.isfinite().all()) for output in first):
         return "not checked under a shift, because its outputs are not finite"
-    run = functools.partial(_outputs, args=args, kwargs=kwargs, images=images)
-    if _agrees(run, subject, images, shift, forms):
+    if _agrees(subject, inputs, shift, forms):
         return ""
     try:  # rounding may have changed a choice
-        wide = _agrees(run, subject.double(), images.double(), shift, forms)
+        wide = _agrees(subject.double(), inputs.mapped(lambda x, _: _wide(x), _wide), shift, forms)
     except (RuntimeError, TypeError) as error:
         return f"not checked under a shift in float64: {(str(error).splitlines() or [''])[0]}"
     if not wide:
@@ -83,37 +79,29 @@ def check_converted(
     return ""
 
 
+def _wide(x: Tensor) -> Tensor:
+    return x.double() if x.is_floating_point() else x
+
+
 def _agrees(
-    run: Callable[..., list[Tensor]],
-    model: nn.Module,
-    images: Tensor,
-    shift: Sequence[int],
-    forms: Sequence[MapForm | None],
+    model: nn.Module, inputs: Inputs, shift: Sequence[int], forms: Sequence[MapForm | None]
 ) -> bool:
     """Whether outputs for shifted images are the shifted outputs, to rounding."""
-    before, after = (run(model, given=x) for x in (images, circular_shift(images, shift)))
+    before, after = (_outputs(model, inputs, moved) for moved in ((0,) * len(shift), shift))
     for old, new, form in zip(before, after, forms, strict=True):
         if form is not None:
             if max(form.steps) > 1:  # by which part of a cell it moved is not told
                 continue
             amounts = [int(d / step) for d, step in zip(shift, form.steps, strict=True)]
             old = old.roll(amounts, form.dims)
-        tolerance = max(ROUNDING.get(images.dtype, ROUNDING[torch.float32]), _WIDEST)
+        tolerance = max(ROUNDING.get(inputs.tensors[0].dtype, ROUNDING[torch.float32]), _WIDEST)
         if float(largest_difference(old[None], new[None])) > tolerance * spread(old):
             return False
     return True
 
 
-def _outputs(
-    model: nn.Module, args: Any, kwargs: Any, images: Tensor, given: Tensor
-) -> list[Tensor]:
-    """What a network returns for other images."""
-
-    def replaced(leaf: Any) -> Any:
-        if not isinstance(leaf, Tensor) or leaf is images:
-            return given.clone() if leaf is images else leaf
-        return leaf.to(given.dtype) if leaf.is_floating_point() else leaf.clone()
-
-    positional, named = map_nested((args, dict(kwargs)), replaced)
+def _outputs(model: nn.Module, inputs: Inputs, shift: Sequence[int]) -> list[Tensor]:
+    """What a network returns for shifted images."""
+    given = inputs.shifted(shift)
     with torch.no_grad():
-        return tensors_in(model(*positional, **named))
+        return tensors_in(model(*given.args, **given.kwargs))

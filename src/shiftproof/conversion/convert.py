@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from shiftproof.analysis.errors import ConversionError, IndivisibleError
-from shiftproof.analysis.graph import check_images, in_precision_of, tensors_in
 from shiftproof.conversion.apply import apply_checked, refuse_converted, selector_name
 from shiftproof.conversion.check import check_converted
 from shiftproof.conversion.plan import ConversionPlan
 from shiftproof.conversion.planning import decide, make_plan
 from shiftproof.conversion.study import Study
+from shiftproof.inputs import Images, at_least_two, find_inputs
 from shiftproof.nn import FirstPhase
 
 Padding = Literal["circular", "keep"]
@@ -49,6 +49,7 @@ def convert(
     args: Tensor | tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
     *,
+    images: Images | None = None,
     padding: Padding = "circular",
     selector: nn.Module | None = None,
     equivariant: Parts = (),
@@ -72,8 +73,13 @@ def convert(
     Args:
         model: The network; it stays as it is, and a copy is converted.
         args: Its arguments, or the images alone: ``(N, C, *spatial)``, of the size that the network
-            is used at.  The first tensor holds the images; others are taken for constants.
+            is used at.
         kwargs: Its keyword arguments.
+        images: Which arguments hold images, by name, key or position, or a dictionary from those
+            to the spatial axes of each: ``{"clip": (3, 4)}`` for ``(N, T, C, H, W)``.  Images move
+            together, with one phase, which the content of the first selects; other tensors stay as
+            they are.  By default the first batch of maps, and all others of its batch, dimensions
+            and spatial sizes.
         padding: ``"circular"`` makes the paddings circular; ``"keep"`` leaves them, and with them
             the dependence on the border.
         selector: Scores the phases, ``(x, stride) -> (N, P)``; copied for every choice;
@@ -113,14 +119,13 @@ def convert(
     if example_input is not None:
         warnings.warn("convert: example_input is now args", DeprecationWarning, stacklevel=3)
         args = example_input
-    given = args if isinstance(args, tuple) else (args,)
-    _check(model, given, padding)
+    _check(model, padding)
     name = selector_name(selector)
     model = _unwrapped(model)
+    inputs = at_least_two(find_inputs("convert", model, args, kwargs, images))
     refuse_converted(model)
-    example, named = _example(model, given, kwargs or {})
     circular, trusted = padding == "circular", _names(model, equivariant)
-    study = Study(model, example, named, circular, trusted, _names(model, skip), allow_shape_change)
+    study = Study(model, inputs, circular, trusted, _names(model, skip), allow_shape_change)
     try:
         decided = decide(study.findings())
     except IndivisibleError as error:
@@ -133,27 +138,26 @@ def convert(
         )
     plan = make_plan(
         model,
-        study.images.shape[2:],
+        inputs,
         decided,
         least_size=study.least_size(decided),
         accepted=study.accepted,
-        notes=[*study.notes, *study.training_notes()],
+        notes=[*filter(None, [str(inputs)]), *study.notes, *study.training_notes()],
         selector=name,
     )
     converted = apply_checked(plan, model, selector)
     moves = circular and not isinstance(selector, FirstPhase)
-    unchecked = check_converted(converted, example, named, decided.forms if moves else None)
+    unchecked = check_converted(converted, inputs, decided.forms if moves else None)
     if unchecked:
         plan = dataclasses.replace(plan, notes=(*plan.notes, unchecked))
     return Conversion(converted, plan)
 
 
-def _check(model: nn.Module, args: tuple[Any, ...], padding: str) -> None:
+def _check(model: nn.Module, padding: str) -> None:
     if not isinstance(model, nn.Module):
         raise TypeError(
             f"convert: model must be a torch.nn.Module, got {type(model).__name__}; wrap it in one"
         )
-    check_images("convert", next(iter([*tensors_in(args), *args]), None))
     if padding not in ("circular", "keep"):
         raise ValueError(
             f"convert: padding must be 'circular' or 'keep', got {padding!r}; circular keeps the "
@@ -189,14 +193,3 @@ def _names(model: nn.Module, parts: Parts) -> list[str]:
             )
         found += names
     return found
-
-
-def _example(
-    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """At least two samples, so that they cannot be mistaken for something of size one."""
-    images = tensors_in(args)[0]
-    example = in_precision_of(model, images)
-    if len(example) == 1:
-        example = torch.cat([example, example])
-    return tuple(example if value is images else value for value in args), dict(kwargs)

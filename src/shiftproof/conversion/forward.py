@@ -13,14 +13,14 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from shiftproof.analysis.changes import CircularWindow, Edit, ExactMean, bind, functions_named
-from shiftproof.analysis.graph import tensors_in, with_tensors
 from shiftproof.conversion.alignment import (
     Aligner,
-    AlignInput,
     Travelling,
     move_back,
     require_sizes,
 )
+from shiftproof.inputs import ImageInput
+from shiftproof.nested import tensors_in, with_tensors
 
 
 @dataclass(frozen=True)
@@ -163,14 +163,16 @@ class EditedNetwork(EditedForward):
     Attributes:
         sizes: Spatial sizes that the images must have; None for any.
         outputs: The output maps that are moved back.
-        inputs: What aligns the images.
+        images: Where the images are.
+        inputs: What aligns the images, all with the phase of the first.
     """
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__(module)
         self.sizes: tuple[int, ...] | None = None
         self.outputs: tuple[MovedOutput, ...] = ()
-        self.inputs: list[AlignInput] = []
+        self.images: tuple[ImageInput, ...] = ()
+        self.inputs: list[Aligner] = []
 
     @property
     def is_optional(self) -> bool:
@@ -181,11 +183,15 @@ class EditedNetwork(EditedForward):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run it, on images of the right size, and move its outputs back."""
         if self.sizes is not None:
-            images = tensors_in((args, kwargs))[0]
-            require_sizes(images, self.sizes, range(2, 2 + len(self.sizes)))
+            require_sizes(self.images[0].read(args, kwargs), self.sizes, self.images[0].dims)
         with Travelling() if self.outputs else nullcontext({}) as offsets:
-            for align in self.inputs:
-                args, kwargs = align(self.module, args, kwargs)
+            for aligner in self.inputs:
+                phase = aligner.phase(self.images[0].read(args, kwargs))
+                for image in self.images:
+                    x = image.read(args, kwargs)
+                    is_standard = image.dims == tuple(range(2, x.ndim))
+                    aligned = aligner.aligned(x, phase, image.dims, is_standard)
+                    args, kwargs = image.put(args, kwargs, aligned)
             result = super().__call__(*args, **kwargs)
             tensors = tensors_in(result) if self.outputs else []
             moved = {

@@ -35,11 +35,6 @@ class MapForm:
     sizes: tuple[int, ...]
     steps: tuple[Fraction, ...]
 
-    @property
-    def is_standard(self) -> bool:
-        """Whether it is ``(N, C, *spatial)``."""
-        return self.dims == tuple(range(2, 2 + len(self.sizes)))
-
 
 def map_form(layout: Layout | None, num_axes: int) -> MapForm | None:
     """How a tensor holds a map with samples in front, if that is what it is.
@@ -169,6 +164,7 @@ def find_cuts(findings: Findings) -> list[Cut]:
         for value in new:
             form = map_form(findings.layout(value), num_axes)
             alone = not live and not any(last[other] > index for other in new if other is not value)
+            alone = alone or value is graph.inputs[0]  # images are aligned together
             if alone and form is not None and value.is_float:
                 site = find_site(graph, value, last[value] == end)
                 if site is not None:

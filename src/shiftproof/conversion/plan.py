@@ -20,8 +20,9 @@ from shiftproof.analysis.errors import ConversionError, shown
 from shiftproof.conversion.forward import MovedOutput
 from shiftproof.conversion.sites import Site
 from shiftproof.files import write_text
+from shiftproof.inputs import ImageInput
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Alignment:
         site: The module at which it is done.
         dims: Dimension of each spatial axis of the tensor, or the one they are flattened into.
         sizes: Sizes of the map in the example.
+        ndim: Dimensions of the tensor.
     """
 
     where: str
@@ -47,6 +49,7 @@ class Alignment:
     site: Site
     dims: tuple[int, ...]
     sizes: tuple[int, ...]
+    ndim: int
 
     @property
     def sampled(self) -> bool:
@@ -84,6 +87,7 @@ class ConversionPlan:
     Attributes:
         model: Class of the network.
         size: Spatial sizes of the example.
+        images: Where the network takes the images, which move together.
         any_size: Whether the conversion holds for other sizes that the strides divide.
         least_size: The smallest sizes it holds for then; those of the example otherwise.
         alignments: Where maps are aligned, in order of execution.
@@ -101,6 +105,7 @@ class ConversionPlan:
 
     model: str
     size: tuple[int, ...]
+    images: tuple[ImageInput, ...]
     any_size: bool
     least_size: tuple[int, ...]
     alignments: tuple[Alignment, ...]
@@ -146,6 +151,7 @@ class ConversionPlan:
                 Alignment(**{**entry, "site": Site(**entry["site"])})
                 for entry in plain["alignments"]
             )
+            plain["images"] = tuple(ImageInput(**entry) for entry in plain["images"])
             plain["edits"] = tuple(map(Edit.from_dict, data["edits"]))
             plain["paddings"] = tuple(PaddingChange(**entry) for entry in plain["paddings"])
             plain["outputs"] = tuple(MovedOutput(**entry) for entry in plain["outputs"])

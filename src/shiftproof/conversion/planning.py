@@ -11,7 +11,7 @@ from torch import nn
 from shiftproof.analysis.changes import CircularWindow, Edit, bind, plain_values
 from shiftproof.analysis.errors import ConversionError
 from shiftproof.analysis.findings import Finding, Findings
-from shiftproof.analysis.graph import Value, leaves_of, values_in
+from shiftproof.analysis.graph import Value, values_in
 from shiftproof.analysis.outputs import map_dims
 from shiftproof.conversion.forward import MovedOutput
 from shiftproof.conversion.placement import MapForm, Placement, map_form, place
@@ -23,6 +23,8 @@ from shiftproof.conversion.plan import (
     tensor_shapes,
 )
 from shiftproof.conversion.sites import Site
+from shiftproof.inputs import Inputs
+from shiftproof.nested import leaves_of
 
 _WINDOWS = [f"{kind}{dims}d" for kind in ("conv", "max_pool", "avg_pool") for dims in (1, 2, 3)]
 
@@ -82,6 +84,7 @@ def decide(findings: Findings) -> Decided:
                 site=site,
                 dims=form.dims,
                 sizes=form.sizes,
+                ndim=len(placement.cut.value.shape),
             )
         )
     returned = values_in(findings.graph.output)
@@ -161,7 +164,10 @@ def _finest_site(placement: Placement, findings: Findings) -> tuple[Site, Edit |
     """Let a window that is all that reads the tensor choose where it reads from, in one copy."""
     cut, graph = placement.cut, findings.graph
     value, strides = cut.value, placement.strides
-    if len(value.users) != 1 or value in values_in(graph.output) or not cut.form.is_standard:
+    shared = len(value.users) != 1 or value in values_in(graph.output)
+    shared = shared or (value.birth < 0 and len(graph.inputs) > 1)
+    standard = tuple(range(2, 2 + len(cut.form.sizes)))
+    if shared or cut.form.dims != standard or len(value.shape) != 2 + len(standard):
         return cut.site, None
     record = graph.calls[value.users[0]]
     finding = next((f for f in findings.calls if f.record is record), None)
@@ -225,7 +231,7 @@ def _scales(form: MapForm, placements: Sequence[Placement]) -> tuple[tuple[int, 
 
 def make_plan(
     model: nn.Module,
-    size: Sequence[int],
+    inputs: Inputs,
     decided: Decided,
     *,
     least_size: Sequence[int] | None,
@@ -237,7 +243,7 @@ def make_plan(
 
     Args:
         model: The network.
-        size: Spatial sizes of the example.
+        inputs: The arguments of the example.
         decided: What is done to it.
         least_size: The smallest sizes that the plan holds for; None if for this size only.
         accepted: Modules that passed a trial.
@@ -251,9 +257,10 @@ def make_plan(
     return ConversionPlan(
         **done,
         model=type(model).__qualname__,
-        size=tuple(size),
+        size=inputs.sizes,
+        images=inputs.images,
         any_size=least_size is not None,
-        least_size=tuple(size if least_size is None else least_size),
+        least_size=tuple(inputs.sizes if least_size is None else least_size),
         accepted=tuple(accepted),
         notes=tuple(notes),
         selector=selector,

@@ -18,7 +18,8 @@ class Site:
         kind: ``"input"`` of a module; ``"output"`` of a module; ``"window"``, the input of a
             window that a module's forward pass calls; ``"result"`` of a function that it calls.
         module: Qualified name of the module; empty for the network itself.
-        positions: Which arguments of the module hold the tensor, for an input.
+        positions: Which arguments of the module hold the tensor, for an input; empty for the images
+            of the network.
         function: Name of the function, for a window or a result.
         ndim: How many dimensions the result has.
         number: How many calls of the function the forward pass makes before that give such a
@@ -58,6 +59,8 @@ def find_site(graph: Graph, value: Value, is_returned: bool) -> Site | None:
         The output of a module, else the whole input of one, else the result of a function; None if
         the module that makes it is called more than once.
     """
+    if value.birth < 0 and len(graph.inputs) > 1:
+        return Site("input", "")
     once = [visit for visit in graph.visits if visit.name and graph.is_called_once(visit.name)]
     made = graph.calls[value.birth] if value.birth >= 0 else None
     old = made.inputs if made is not None and made.in_place else []
@@ -74,7 +77,7 @@ def find_site(graph: Graph, value: Value, is_returned: bool) -> Site | None:
         if inside and positions and value.users and value.birth < visit.start:
             return Site("input", visit.name, positions)
     if value.birth < 0:
-        return Site("input", "", _positions(graph.visits[0], value))
+        return Site("input", "")
     record = graph.calls[value.birth]
     if record.result is not value or record.in_place or not graph.is_called_once(record.owner.name):
         return None

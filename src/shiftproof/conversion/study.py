@@ -7,16 +7,17 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from shiftproof.analysis.capture import capture
 from shiftproof.analysis.changes import Edit
 from shiftproof.analysis.errors import CaptureError, ConversionError, IndivisibleError, shown
 from shiftproof.analysis.findings import Findings, analyse
-from shiftproof.analysis.graph import CallRecord, Graph, exchanged, tensors_in, values_in
+from shiftproof.analysis.graph import CallRecord, Graph, values_in
 from shiftproof.analysis.layout import BATCH, size_of, still, whole
 from shiftproof.analysis.trial import Calls, moves_along, watch
 from shiftproof.conversion.planning import Decided, decide, resizing_edits
+from shiftproof.inputs import Inputs
 
 
 class Study:
@@ -24,8 +25,7 @@ class Study:
 
     Args:
         model: The network; it is left as it is.
-        args: Its arguments; the first tensor holds the images.
-        kwargs: Its keyword arguments.
+        inputs: Its arguments.
         circular: Whether paddings become circular.
         trusted: Names of modules that move with their input.
         skip: Names of modules to leave alone.
@@ -39,14 +39,13 @@ class Study:
     def __init__(
         self,
         model: nn.Module,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
+        inputs: Inputs,
         circular: bool,
         trusted: Sequence[str],
         skip: Sequence[str],
         allow_shape_change: bool,
     ) -> None:
-        self.model, self.args, self.kwargs = model, args, kwargs
+        self.model, self.inputs = model, inputs
         self.circular, self.allow_shape_change = circular, allow_shape_change
         self.trusted, self.skip = list(trusted), list(skip)
         self.accepted: list[str] = []
@@ -58,11 +57,6 @@ class Study:
                 "paddings were kept, so that borders still depend on where the content is: the "
                 "guarantee holds away from them only"
             )
-
-    @property
-    def images(self) -> Tensor:
-        """The images."""
-        return tensors_in((self.args, self.kwargs))[0]
 
     def findings(self) -> Findings:
         """What is known about the network, in the sizes it has once it is converted."""
@@ -84,9 +78,7 @@ class Study:
             replays = {name: [result for *_, result in c] for name, c in self._calls.items()}
             opaque = [*self.trusted, *self.skip]
             try:
-                return capture(
-                    self.model, self.args, self.kwargs, opaque=opaque, replays=replays, edits=edits
-                )
+                return capture(self.model, self.inputs, opaque=opaque, replays=replays, edits=edits)
             except CaptureError as error:
                 known = not error.module or error.module in self._calls
                 known = known or "scripted" in error.reason
@@ -99,13 +91,13 @@ class Study:
     def _watch(self, names: Sequence[str]) -> None:
         """Run the network on values, to see what modules give that cannot run without."""
         try:
-            self._calls = watch(self.model, self.args, self.kwargs, [n for n in names if n])
+            self._calls = watch(self.model, self.inputs, [n for n in names if n])
         except Exception as error:
             message = (str(error).splitlines() or [""])[0]
             raise ConversionError(
                 f"convert: the network must accept the example, got {type(error).__name__} for "
-                f"{shown(self.images.shape)}: {message}; pass images of the size that the network "
-                "is made for"
+                f"{shown(self.inputs.tensors[0].shape)}: {message}; pass images of the size that "
+                "the network is made for"
             ) from error
 
     def _settled(self, graph: Graph, fewest: float) -> Findings:
@@ -165,7 +157,7 @@ class Study:
 
     def _sizes(self, decided: Decided) -> tuple[int, ...] | str:
         """The smallest sizes, or why there are none."""
-        sizes = tuple(self.images.shape[2:])
+        sizes = self.inputs.sizes
         periods = [1] * len(sizes)
         for alignment in decided.alignments:
             if alignment.full and math.prod(alignment.stride) > 1:
@@ -179,7 +171,7 @@ class Study:
             return "a module was followed on values, at this size"
         from shiftproof.analysis.sizes import least_sizes  # imports sympy
 
-        least = least_sizes(self.model, self.args, self.kwargs, periods)
+        least = least_sizes(self.model, self.inputs, periods)
         if least is None:
             return "the code decides by sizes, or cannot be followed without them"
         steps = zip(sizes, periods, range(1, 4), strict=False)
@@ -193,16 +185,13 @@ class Study:
 
     def _at(self, sizes: Sequence[int]) -> Study:
         """The same network at another size."""
-        images = self.images
-        other = images.new_zeros((*images.shape[:2], *sizes))
-        args, kwargs = exchanged((self.args, dict(self.kwargs)), images, other)
-        trusted = [*self.trusted, *self.accepted]
+        inputs, trusted = self.inputs.resized(sizes), [*self.trusted, *self.accepted]
         allow = self.allow_shape_change
-        return Study(self.model, args, kwargs, self.circular, trusted, self.skip, allow)
+        return Study(self.model, inputs, self.circular, trusted, self.skip, allow)
 
     def sizes_near(self, error: IndivisibleError) -> str:
         """Name the nearest sizes that can be converted."""
-        sizes = tuple(self.images.shape[2:])
+        sizes = self.inputs.sizes
         periods = [1] * len(sizes)
         misfit: IndivisibleError | None = error
         while misfit is not None:
@@ -228,7 +217,7 @@ class Study:
         """Modules that are called in training only, at which nobody has looked."""
         assert self._graph is not None
         try:
-            trained = capture(self.model, self.args, self.kwargs, training=True)
+            trained = capture(self.model, self.inputs, training=True)
         except ConversionError:  # a network that cannot be trained as it stands
             return []
         known = {visit.name for visit in self._graph.visits}

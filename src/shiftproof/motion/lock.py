@@ -16,14 +16,9 @@ from shiftproof.analysis import analyse, capture
 from shiftproof.analysis.changes import bind
 from shiftproof.analysis.errors import CaptureError, IndivisibleError
 from shiftproof.analysis.findings import Findings
-from shiftproof.analysis.graph import (
-    CallRecord,
-    exchanged,
-    tensors_in,
-    values_in,
-    with_tensors,
-)
+from shiftproof.analysis.graph import CallRecord, values_in
 from shiftproof.analysis.layout import Layout, factors, whole
+from shiftproof.nested import exchanged, tensors_in, with_tensors
 from shiftproof.nn import grid
 from shiftproof.nn.grid import BandLimited, WholePixels
 from shiftproof.ops.phases import constants, per_axis
@@ -283,7 +278,7 @@ def _total_stride(findings: Findings, dims: int) -> tuple[tuple[int, ...], str]:
     Of what is no map, such as tokens and windows of an attention, the step is that of the finest
     map that it is made from, times the strides that arguments of windows and slices name.
     """
-    behind = {findings.graph.input: (Fraction(1),) * dims}
+    behind = dict.fromkeys(findings.graph.inputs, (Fraction(1),) * dims)
     unknown = ""
     for record in findings.graph.calls:
         read = [behind[value] for value in record.inputs if value in behind]

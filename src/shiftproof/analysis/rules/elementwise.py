@@ -6,7 +6,6 @@ from dataclasses import replace
 
 from shiftproof.analysis.calls import PADDED_AGAIN, Call, rule
 from shiftproof.analysis.errors import UnknownError
-from shiftproof.analysis.graph import leaves_of
 from shiftproof.analysis.layout import (
     Dimension,
     Layout,
@@ -19,6 +18,7 @@ from shiftproof.analysis.layout import (
     repeated,
     still,
 )
+from shiftproof.nested import leaves_of
 
 _ADDITIONS = ("add", "sub", "rsub", "cat", "concat", "stack")
 _ELEMENTWISE = """
