@@ -55,12 +55,14 @@ class Measurement:
         largest: Largest deviation of all pairs; 0 if every bit is the same in every pair.
         typical: Median over the pairs of each pair's largest deviation.
         tolerance: Deviation up to which the difference counts as rounding.
+        num_pairs: Number of pairs that were measured.
     """
 
     dtype: str
     largest: float
     typical: float
     tolerance: float
+    num_pairs: int
 
     @property
     def passed(self) -> bool:
@@ -79,8 +81,9 @@ class Certificate:
         kind: ``"invariant"`` if the outputs must stay the same, ``"equivariant"`` if they are maps
             that must move with the input, ``"mixed"`` if there are both.
         own: Deviations in the model's own precision.
-        float64: Deviations in float64, where rounding cannot be confused with anything else; None
-            where the model or the device cannot compute in it.
+        float64: Deviations in float64, where rounding cannot be confused with anything else, of all
+            pairs where it decides, else of some; None where the model or the device cannot compute
+            in it.
         flipped: Pairs whose predicted class differs, in the model's own precision; None if no
             output is a table of logits.
         num_pairs: Number of pairs of an image and a shifted copy.
@@ -158,6 +161,8 @@ class Certificate:
             f"  {measurement.dtype}: deviation at most {measurement.largest:.2g}, typically "
             f"{measurement.typical:.2g} of the output's standard deviation "
             f"(rounding: up to {measurement.tolerance:.0e})"
+            + f", {measurement.num_pairs} of the pairs"
+            * (measurement.num_pairs < self.num_pairs)
             for measurement in dict.fromkeys((self.float64, self.own))
             if measurement is not None
         ]

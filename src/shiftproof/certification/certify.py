@@ -15,6 +15,9 @@ from shiftproof.certification.measurement import Run, require_response, run_pair
 from shiftproof.certification.shifts import default_shifts, given_shifts
 from shiftproof.inputs import Images, Inputs, find_inputs
 
+_NUM_AGREEING = 6
+"""Shifts that are measured in float64 where the model's own precision has decided."""
+
 _MODEL_ERRORS = (RuntimeError, TypeError, ValueError, NotImplementedError, AttributeError)
 """What models raise when they are given a precision or a batch that they do not expect."""
 
@@ -30,8 +33,8 @@ def certify(
 ) -> Certificate:
     """Measure whether a model is invariant or equivariant to circular shifts, and say why not.
 
-    The model is run on its arguments and on shifted copies of the images among them, in float64,
-    where rounding cannot be confused with anything else, and in its own precision.  Logits and
+    The model is run on its arguments and on shifted copies of the images among them, in its own
+    precision and in float64, where rounding cannot be confused with anything else.  Logits and
     other outputs without spatial axes must stay the same.  An output with the axes of the input
     and more than one pixel must move with it: by exactly the shift if it has the input's size, by
     the shift times the ratio if it is a whole number of times larger, and else by some circular
@@ -93,7 +96,7 @@ def certify(
     notes = [text for text in (str(inputs),) if text]
     reference = own if own.dtype == torch.float64 else None
     if reference is None:
-        reference = _in_float64(subject, inputs, chosen, gaps, notes)
+        reference = _in_float64(subject, inputs, _decisive(own), gaps, notes)
     _compare_runs(own, reference, notes)
     _warn_of_zeros(model, notes)
     failed = next((run for run in (reference, own) if run and not run.measurement.passed), None)
@@ -102,7 +105,7 @@ def certify(
     if failed is own and reference is not own:
         subject = _copy(model)
     if failed is not None and isinstance(subject, nn.Module):
-        blame, suspects = _investigate(subject, _to(inputs, failed.dtype), chosen, failed, notes)
+        blame, suspects = _investigate(subject, _to(inputs, failed.dtype), failed, notes)
     return Certificate(
         verdict=_verdict(own, reference),
         kind=own.kind,
@@ -164,6 +167,19 @@ def _copy(model: Callable[..., Any]) -> Callable[..., Any]:
     # What torch.compile wraps; hooks and other precisions would compile it again and again.
     original = getattr(model, "_orig_mod", model)
     return copied(original, "certify").eval() if isinstance(original, nn.Module) else model
+
+
+def _decisive(own: Run) -> list[Sequence[int]]:
+    """The shifts to measure in float64 as well.
+
+    It decides where the model's own precision cannot tell rounding from more: of every pair then.
+    Where no bit changed, or more than rounding, some pairs show that float64 agrees: those that
+    deviate most, and of equals the last, which are the random ones.
+    """
+    if 0 < own.measurement.largest <= own.tolerance:
+        return list(own.shifts)
+    worst = own.deviations.amax(1).flip(0).sort(descending=True, stable=True).indices
+    return [own.shifts[len(own.shifts) - 1 - index] for index in worst[:_NUM_AGREEING].tolist()]
 
 
 def _in_float64(
@@ -231,12 +247,12 @@ def _verdict(own: Run, reference: Run | None) -> Verdict:
 
 
 def _investigate(
-    model: nn.Module, inputs: Inputs, shifts: Sequence[Sequence[int]], failed: Run, notes: list[str]
+    model: nn.Module, inputs: Inputs, failed: Run, notes: list[str]
 ) -> tuple[Blame | None, tuple[Blame, ...]]:
     """Find who is to blame for the pairs that failed."""
     failing = (failed.deviations > failed.tolerance).any(1).nonzero().flatten().tolist()
     try:
-        blame, suspects = find_suspects(model, inputs, [shifts[index] for index in failing])
+        blame, suspects = find_suspects(model, inputs, [failed.shifts[index] for index in failing])
     except ConversionError as error:
         notes.append(f"nobody is blamed, because the model cannot be followed: {error}")
         return None, ()

@@ -96,6 +96,7 @@ class Run:
 
     Attributes:
         dtype: Precision of the input and the parameters.
+        shifts: The shifts, in pixels per axis.
         tolerance: Deviation that counts as rounding.
         deviations: Largest deviation of each pair, ``(num_shifts, N)``.
         flipped: Whether the predicted class of each pair differs, likewise, or None.
@@ -104,6 +105,7 @@ class Run:
     """
 
     dtype: torch.dtype
+    shifts: Sequence[Sequence[int]]
     tolerance: float
     deviations: Tensor
     flipped: Tensor | None
@@ -118,6 +120,7 @@ class Run:
             largest=self.deviations.max().item(),
             typical=self.deviations.median().item(),
             tolerance=self.tolerance,
+            num_pairs=self.deviations.numel(),
         )
 
 
@@ -173,6 +176,7 @@ def run_pairs(
                 flips.append((predicted != shifted_classes).cpu())
     return Run(
         dtype=dtype,
+        shifts=shifts,
         tolerance=tolerance,
         deviations=torch.stack(rows),
         flipped=torch.stack(flips) if flips else None,
