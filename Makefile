@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-OLDEST := torch==2.6.0 torchvision==0.21.0
+OLDEST := torch==2.10.0 torchvision==0.25.0
 
 .PHONY: help demo test test-slow test-release test-oldest check bench
 

@@ -4,7 +4,13 @@ import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from benchmarks.entries_conversion import CIRCULAR, CONVERTED
+from benchmarks.entries_conversion import (
+    CERTIFY_CONVERTED,
+    CERTIFY_ORIGINAL,
+    CIRCULAR,
+    CONVERTED,
+    ORIGINAL,
+)
 from benchmarks.entries_motion import NETWORK, OFFSET, OFFSET_COMPILED, WHOLE
 from benchmarks.entries_training import DEFAULT, NAME
 from benchmarks.maps import FORMATS
@@ -84,6 +90,12 @@ def _bars() -> Iterator[Bar]:
         what = f"converted resnet50 / original with circular padding, forward, {layout}"
         entry = f"conversion/resnet50/forward_{layout}"
         yield Bar(what, entry, CONVERTED, CIRCULAR, 1.05)
+    for group, over, limit in (
+        (CERTIFY_CONVERTED, CONVERTED, 40.0),
+        (CERTIFY_ORIGINAL, ORIGINAL, 60.0),
+    ):
+        what = f"{group} resnet50 / forward of 2 images"
+        yield Bar(what, "conversion/resnet50/certify", group, over, limit)
     yield Bar("offset of a grid lock / resnet18, forward", "motion/offset", OFFSET, NETWORK, 0.05)
     what = "offset of a grid lock, compiled / resnet18, forward"
     yield Bar(what, "motion/offset", OFFSET_COMPILED, NETWORK, 0.03)

@@ -16,6 +16,8 @@ BATCH, SIZE = 8, 224
 CIRCULAR = "original, circular padding"
 CONVERTED = "converted"
 ORIGINAL = "original, zero padding"
+CERTIFY_CONVERTED = "certify, converted"
+CERTIFY_ORIGINAL = "certify, original"
 
 
 def circular_resnet(model: nn.Module) -> nn.Module:
@@ -46,6 +48,15 @@ def _prepare(arch: str, group: str, layout: str, batch: int, size: int, device: 
     return Prepared(torch.no_grad()(lambda: model(x)), lambda: logits_error(model, x[:2]))
 
 
+def _prepare_verdict(arch: str, group: str, size: int, device: str) -> Prepared:
+    x = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0)).to(device)
+    kind = {CERTIFY_CONVERTED: CONVERTED, CERTIFY_ORIGINAL: ORIGINAL}.get(group, group)
+    model = build(arch, kind).to(device)
+    if kind == group:
+        return Prepared(torch.no_grad()(lambda: model(x)))
+    return Prepared(lambda: shiftproof.certify(model, x))
+
+
 def conversion_entries(setup: Setup) -> Iterator[Entry]:
     """ResNet-50 of torchvision, forward."""
     arch = "resnet18" if setup.quick else "resnet50"
@@ -67,3 +78,19 @@ def conversion_entries(setup: Setup) -> Iterator[Entry]:
             images=batch,
             seconds=25,
         )
+    yield Entry(
+        name=f"conversion/{arch}/certify",
+        what=f"a verdict, 2 images of {size}x{size}, beside one forward pass of the same",
+        candidates=tuple(
+            Candidate(
+                group,
+                "NCHW",
+                functools.partial(_prepare_verdict, arch, group, size, setup.device),
+            )
+            for group in (CONVERTED, ORIGINAL, CERTIFY_CONVERTED, CERTIFY_ORIGINAL)
+        ),
+        baseline=CONVERTED,
+        tests=("tests/certification/test_certify.py",),
+        seconds=90,
+        memory=False,
+    )
