@@ -28,7 +28,7 @@ demo: $(INSTALLED)
 	$(BIN)/shiftproof demo
 
 test: $(INSTALLED)
-	$(BIN)/pytest -n 2 -m "not slow and not release"
+	$(BIN)/pytest -n 2 --dist worksteal -m "not slow and not release"
 
 test-slow: $(INSTALLED)
 	$(BIN)/pytest -m slow
@@ -40,7 +40,7 @@ test-release: $(INSTALLED)
 test-oldest:
 	$(PYTHON) -m venv $(VENV)-oldest
 	$(VENV)-oldest/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' $(OLDEST)
-	$(VENV)-oldest/bin/pytest -n 2 -m "not slow and not release"
+	$(VENV)-oldest/bin/pytest -n 2 --dist worksteal -m "not slow and not release"
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -93,7 +93,13 @@ def test_two_witnesses_agree_on_the_strides(name: str) -> None:
         assert (ours == exported) == (reason is None)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "regnet_y_400mf"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("resnet18", "regnet_y_400mf")),
+        "mobilenet_v2",
+    ],
+)
 def test_two_witnesses_agree_on_networks_of_torchvision(name: str) -> None:
     models = pytest.importorskip("torchvision.models")
     model, x = models.get_model(name, weights=None).eval(), torch.randn(2, 3, 64, 64)

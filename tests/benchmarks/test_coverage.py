@@ -245,6 +245,7 @@ def act(job):
     return [job]
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_or_hangs_is_a_reason():
     jobs = ["well", "crash", "leave", "better"]
     found = dict(command.run_apart(act, jobs, workers=2, limit=300))

@@ -1,10 +1,14 @@
 """Small networks, each with something that a conversion must understand."""
 
+import copy
+import functools
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from shiftproof.conversion import Conversion, convert
 
 
 class Head(nn.Module):
@@ -322,3 +326,25 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "exits": Exits,
 }
 """Networks for images of 32 x 32."""
+
+
+def network(name: str, seed: int = 0) -> nn.Module:
+    """A network of the list, with weights of a seed."""
+    torch.manual_seed(seed)
+    return NETWORKS[name]().eval()
+
+
+@functools.cache
+def original(name: str) -> nn.Module:
+    """What ``converted`` was made from."""
+    return network(name)
+
+
+@functools.cache
+def _converted(name: str) -> Conversion:
+    return convert(original(name), torch.ones(1, 3, 32, 32))
+
+
+def converted(name: str) -> Conversion:
+    """A network of the list, converted once; the caller may do with it what it likes."""
+    return copy.deepcopy(_converted(name))

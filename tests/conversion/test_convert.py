@@ -3,7 +3,7 @@ import pickle
 
 import pytest
 import torch
-from convertible import NETWORKS, Residual, UNet, body
+from convertible import NETWORKS, Residual, UNet, body, converted, network, original
 from torch import nn
 
 import shiftproof
@@ -18,11 +18,6 @@ def images(size: int = 32, num: int = 2, dtype: torch.dtype = torch.float64) -> 
     return torch.randn(num, 3, size, size, generator=generator, dtype=dtype)
 
 
-def network(name: str) -> nn.Module:
-    torch.manual_seed(0)
-    return NETWORKS[name]().eval()
-
-
 def deviation(model: nn.Module, x: torch.Tensor) -> float:
     with torch.no_grad():
         before = model(x)
@@ -32,30 +27,28 @@ def deviation(model: nn.Module, x: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_converted_network_is_invariant(name: str) -> None:
-    model = network(name)
-    converted = convert(model, images(num=1)).model.double()
-    assert deviation(converted, images()) < 1e-9
-    assert deviation(model.double(), images()) > 1e-4  # the control
+    assert deviation(converted(name).model.double(), images()) < 1e-9
+    assert deviation(network(name).double(), images()) > 1e-4  # the control
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_converted_network_keeps_its_parameters(name: str) -> None:
-    model = network(name)
-    before = copy.deepcopy(model.state_dict())
-    converted = convert(model, images(dtype=torch.float32)).model
-    state = converted.state_dict()
-    assert list(state) == list(before)
-    for key, value in before.items():
+    model, given = network(name), original(name)
+    result = converted(name).model
+    state = result.state_dict()
+    assert list(state) == list(model.state_dict())
+    for key, value in model.state_dict().items():
         assert torch.equal(state[key], value)
-        assert torch.equal(model.state_dict()[key], value)
-    converted.load_state_dict(model.state_dict())
-    assert [n for n, _ in converted.named_parameters()] == [n for n, _ in model.named_parameters()]
+        assert torch.equal(given.state_dict()[key], value)
+    result.load_state_dict(model.state_dict())
+    assert [n for n, _ in result.named_parameters()] == [n for n, _ in model.named_parameters()]
 
 
 CONVOLUTIONS = [
     *("strided", "stride of 4", "dilated", "grouped", "depthwise", "kernel smaller than stride"),
     *("padding reflect", "residual", "squeeze and excite", "channel shuffle", "space to depth"),
-    *("space to depth by slices", "windows", "attention", "attention between patches", "norms"),
+    *("space to depth by slices", "attention", "norms"),
+    *(pytest.param(n, marks=pytest.mark.slow) for n in ("windows", "attention between patches")),
 ]
 
 
@@ -235,7 +228,7 @@ LOCAL = ["blur pool", "padding like TensorFlow", "windows", "exits", "attention 
 
 @pytest.mark.parametrize("name", LOCAL)
 def test_nothing_is_aligned_by_more_than_is_needed(name: str) -> None:
-    summary = convert(network(name), images()).summary
+    summary = converted(name).summary
     assert not any(alignment.full for alignment in summary.alignments)
 
 
@@ -342,7 +335,7 @@ def test_residual_control() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["cifar_resnet20_aps3", pytest.param("cifar_resnet20_pa", marks=pytest.mark.slow)]
+    "name", [pytest.param("cifar_resnet20_aps3", marks=pytest.mark.slow), "cifar_resnet20_pa"]
 )
 def test_invariant_network_stays_as_it_is(name: str) -> None:
     model = shiftproof.create_model(name).double().eval()

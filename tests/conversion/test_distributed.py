@@ -45,9 +45,8 @@ def step(rank: int, name: str, file: str) -> None:
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize(
-    "name", ["resnet18", *[pytest.param(n, marks=pytest.mark.slow) for n in list(CASES)[1:]]]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
 def test_two_processes_train_a_converted_network(name: str, tmp_path) -> None:
     pytest.importorskip("torchvision")
     torch.multiprocessing.spawn(step, (name, str(tmp_path / "group")), nprocs=2)

@@ -330,6 +330,7 @@ def test_a_batch_of_one_is_doubled_with_what_belongs_to_it():
         assert torch.equal(one(X, T, prompt=PROMPT), two(X, T, prompt=PROMPT))
 
 
+@pytest.mark.slow
 def test_several_images_export_and_compile():
     torch._dynamo.reset()
     converted = convert(seeded(Pair), (X, Y)).model

@@ -2,7 +2,7 @@ import json
 
 import pytest
 import torch
-from convertible import NETWORKS, UNet
+from convertible import NETWORKS, UNet, converted, network
 from torch import nn
 
 import shiftproof
@@ -14,14 +14,9 @@ def images() -> torch.Tensor:
     return torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(3))
 
 
-def network(name: str = "residual", seed: int = 0) -> nn.Module:
-    torch.manual_seed(seed)
-    return NETWORKS[name]().eval()
-
-
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_saved_plan_converts_a_network_of_the_same_code(name: str, tmp_path) -> None:
-    conversion = convert(network(name), images())
+    conversion = converted(name)
     conversion.plan.save(tmp_path / "plan.json")
     plan = ConversionPlan.load(tmp_path / "plan.json")
     assert plan == conversion.plan
@@ -49,16 +44,16 @@ def test_a_plan_is_refused_elsewhere() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x
 
-    plan = convert(network(), images()).plan
+    plan = convert(network("residual"), images()).plan
     with pytest.raises(ConversionError, match=r"the network must have body\.\d.* of shape"):
         apply_plan(plan, network("strided"))
     with pytest.raises(ConversionError, match="the network must have the class Head, got UNet"):
         apply_plan(plan, UNet())
-    changed = network()
+    changed = network("residual")
     changed.body[1] = nn.LeakyReLU()
     with pytest.raises(ConversionError, match="got another forward pass of some module"):
         apply_plan(plan, changed)
-    converted = apply_plan(plan, network())
+    converted = apply_plan(plan, network("residual"))
     with pytest.raises(ConversionError, match=r"must not be converted yet|another forward pass"):
         apply_plan(plan, converted)
 
@@ -78,18 +73,18 @@ def test_files_that_hold_no_plan(tmp_path) -> None:
 
 def test_a_plan_knows_its_selector() -> None:
     for selector in (None, FirstPhase(), LargestNorm(1), LargestNorm(torch.inf)):
-        conversion = convert(network(), images(), selector=selector)
+        conversion = convert(network("residual"), images(), selector=selector)
         plan = ConversionPlan.from_dict(json.loads(json.dumps(conversion.plan.as_dict())))
         with torch.no_grad():
             expected = conversion.model(images())
-            assert torch.equal(apply_plan(plan, network())(images()), expected)
+            assert torch.equal(apply_plan(plan, network("residual"))(images()), expected)
 
     class Own(LargestNorm):
         pass
 
-    plan = convert(network(), images(), selector=Own()).plan
+    plan = convert(network("residual"), images(), selector=Own()).plan
     with pytest.raises(
         ValueError, match="the selector of the plan must be given, got None for Own"
     ):
-        apply_plan(plan, network())
-    apply_plan(plan, network(), selector=Own())
+        apply_plan(plan, network("residual"))
+    apply_plan(plan, network("residual"), selector=Own())

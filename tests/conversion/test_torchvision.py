@@ -148,7 +148,8 @@ def test_features_are_extracted(made: Made) -> None:
     assert_close(result, outputs(conversion.model, x))
 
 
-@pytest.mark.parametrize("made", slow_but("resnet18"), indirect=True)
+@pytest.mark.slow
+@pytest.mark.parametrize("made", ALL, indirect=True)
 def test_compiles(made: Made) -> None:
     conversion, x = made.conversion, made.images
     torch._dynamo.reset()

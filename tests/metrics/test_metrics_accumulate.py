@@ -94,6 +94,7 @@ def test_against_the_functions():
     assert shared == dataclasses.replace(expected, batch_mean=mean)
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one(tmp_path):
     torch.multiprocessing.spawn(one_of_two, args=(tmp_path,), nprocs=2)
     expected = measure()

@@ -19,7 +19,8 @@ def model(name: str) -> torch.nn.Module:
     return shiftproof.create_model(name).eval()
 
 
-@pytest.mark.parametrize("name", [pytest.param(NAMES[0], marks=pytest.mark.slow), NAMES[1]])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
 def test_an_exported_program_takes_any_batch_and_any_valid_size(name):
     net, batch = model(name), Dim("batch", min=1, max=64)
     sizes = {2: 4 * Dim("rows", min=2, max=64), 3: 4 * Dim("columns", min=2, max=64)}

@@ -47,7 +47,10 @@ class TestTrace:
     pytestmark = tracing
 
     @torch.no_grad()
-    @pytest.mark.parametrize("name", [*NAMES, "resnet18_pa"])
+    @pytest.mark.parametrize(
+        "name",
+        [*(pytest.param(n, marks=pytest.mark.slow) for n in (NAMES[0], "resnet18_pa")), NAMES[1]],
+    )
     def test_serves_other_batches_sizes_and_ties(self, name):
         model, trace = traced(name)
         for kind, images in of_every_kind(model).items():
@@ -59,6 +62,7 @@ class TestTrace:
         model, trace = traced("cifar_resnet20")
         assert worst_difference(trace, photographs(model)) > DIFFERENT
 
+    @pytest.mark.slow
     @torch.no_grad()
     def test_without_the_tie_rule_fails_on_symmetric_images(self, monkeypatch):
         monkeypatch.setattr("shiftproof.ops.scores.find_ties", first_best)

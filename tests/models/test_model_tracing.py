@@ -14,10 +14,9 @@ def _fresh_compiler():
     torch.compiler.reset()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_fresh_compiler")
-@pytest.mark.parametrize(
-    "name", [pytest.param("cifar_resnet20_aps1", marks=pytest.mark.slow), "cifar_resnet20_pa"]
-)
+@pytest.mark.parametrize("name", ["cifar_resnet20_aps1", "cifar_resnet20_pa"])
 def test_compiles_into_one_graph(name):
     model = build(name)
     images = noise(4, 3, 8)

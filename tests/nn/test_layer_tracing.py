@@ -60,7 +60,7 @@ def every_layer():
 
 
 # Compiling and exporting take long: one of each kind stands for the others in the quick suite.
-QUICK = {"PolyphaseDownsample2d-4", "Upsampled-5", "GlobalMean-7", "Conv2d-9", "AlignPhase2d-15"}
+QUICK = {"PolyphaseDownsample2d-4", "GlobalMean-7", "Conv2d-9"}
 EVERY = [
     pytest.param(layer, x, id=name, marks=[] if name in QUICK else [pytest.mark.slow])
     for index, (layer, x) in enumerate(every_layer())

@@ -45,7 +45,7 @@ VARIANTS = {
     "shift_phase": lambda x, phase: ops.shift_phase(phase, torch.stack([phase] * 2, 1), (2, 2)),
 }
 # Compiling and exporting take long: some stand for the others in the quick suite.
-QUICK = ("align_phase", "select_phase", "crop_shift per sample", "pad by reflection", "lowpass")
+QUICK = ("align_phase", "select_phase")
 SOME = [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in VARIANTS]
 SMOOTH = [
     name

@@ -88,12 +88,13 @@ def vanish(process):
     barrier()
 
 
-@pytest.mark.parametrize("failing", [0, 1])
+@pytest.mark.parametrize("failing", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_the_error_of_the_first_to_fail_is_raised_here(failing):
     with pytest.raises(RuntimeError, match=r"^train: the loss must be finite, got nan; lower the"):
         run_together(join_and_fail, failing)
 
 
+@pytest.mark.slow
 def test_an_error_of_the_machine_keeps_its_words():
     with pytest.raises(RuntimeError, match=r"No space left on device"):
         run_together(fail_outside_of_the_group)
@@ -118,6 +119,7 @@ def test_a_command_that_is_not_there_is_one_line():
 def fail_at_first(process, folder):
     tell_restart(folder / "checkpoint.pt")
     attempt = int(os.environ["TORCHELASTIC_RESTART_COUNT"])
+    barrier()  # who fails first is ended before the other has told
     if attempt == 0:
         vanish(process)
     elif attempt == 1:
@@ -125,6 +127,7 @@ def fail_at_first(process, folder):
     return attempt
 
 
+@pytest.mark.slow
 def test_processes_are_started_again_and_told_why(tmp_path, capfd):
     assert run_together(fail_at_first, tmp_path, max_restarts=3) == 2
     lines = sorted(capfd.readouterr().err.splitlines())
@@ -134,6 +137,7 @@ def test_processes_are_started_again_and_told_why(tmp_path, capfd):
     assert told[2].endswith("train: the loss must be finite, got nan; lower the learning rate")
 
 
+@pytest.mark.slow
 def test_the_last_start_counts():
     with pytest.raises(RuntimeError, match=r"^train: the loss must be finite, got nan"):
         run_together(join_and_fail, 1, max_restarts=1)
@@ -166,6 +170,7 @@ def note_place(process, folder):
     barrier()
 
 
+@pytest.mark.slow
 def test_two_nodes_meet(tmp_path):
     options = {"processes": 1, "num_nodes": 2, "url": free_url()}
     with ThreadPoolExecutor(2) as nodes:
@@ -264,8 +269,10 @@ def both_saved_at_the_same_step(folder):
 
 @pytest.mark.parametrize(
     ("send", "number"),
-    [(os.kill, signal.SIGTERM), (os.killpg, signal.SIGINT)],
-    ids=["to the parent", "ctrl-c at the terminal"],
+    [
+        pytest.param(os.kill, signal.SIGTERM, id="to the parent"),
+        pytest.param(os.killpg, signal.SIGINT, id="ctrl-c at the terminal", marks=pytest.mark.slow),
+    ],
 )
 def test_a_signal_lets_every_process_finish_the_same_step(tmp_path, send, number):
     with training(tmp_path, "graceful") as parent:
@@ -275,6 +282,7 @@ def test_a_signal_lets_every_process_finish_the_same_step(tmp_path, send, number
     assert both_saved_at_the_same_step(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_processes_do_not_outlive_a_killed_parent(tmp_path):
     with training(tmp_path, "graceful") as parent:
         parent.kill()
@@ -282,6 +290,7 @@ def test_the_processes_do_not_outlive_a_killed_parent(tmp_path):
         assert both_saved_at_the_same_step(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_signal_ends_processes_that_do_not_catch_it(tmp_path):
     with training(tmp_path, "abrupt") as parent:
         parent.terminate()
