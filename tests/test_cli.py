@@ -197,17 +197,28 @@ def test_what_cannot_be_certified_is_one_line(
     assert error.count("\n") == 1
 
 
-def test_a_network_is_converted_and_exported(monkeypatch, capsys, tmp_path):
-    path = tmp_path / "converted.pt2"
-    options = ["--size", 32, "--batch", 2, "--untrained", "--export", path]
-    assert start(monkeypatch, "convert", "cifar_resnet20", *options) == 0
+SHARED = "layer2.0.conv1 (Conv2d), layer2.0.downsample.0 (Conv2d)"
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "channels", "readers"),
+    [
+        ("own_networks:grey", [], 1, "0 (Conv2d)"),
+        pytest.param("cifar_resnet20", ["--untrained"], 3, SHARED, marks=pytest.mark.slow),
+    ],
+)
+def test_a_network_is_converted_and_exported(
+    monkeypatch, capsys, own, name, options, channels, readers
+):
+    command = [name, *options, "--size", 32, "--batch", 2, "--export", "converted.pt2"]
+    assert start(monkeypatch, "convert", *command) == 0
     output = capsys.readouterr().out
-    assert "for layer2.0.conv1 (Conv2d), layer2.0.downsample.0 (Conv2d): stride 2" in output
+    assert f"for {readers}: stride 2" in output
     assert "exact: the output must stay the same" in output
-    program = torch.export.load(path).module()
-    x = torch.randn(3, 3, 32, 32)
+    program = torch.export.load(own / "converted.pt2").module()
+    x = torch.randn(3, channels, 32, 32)
     assert torch.equal(program(x), program(x.roll((5, 3), (2, 3))))
-    assert list(tmp_path.iterdir()) == [path]
+    assert not [path for path in own.iterdir() if path.suffix in (".part", ".tmp")]
 
 
 @pytest.mark.slow

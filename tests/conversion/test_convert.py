@@ -334,9 +334,8 @@ def test_residual_control() -> None:
     assert not torch.allclose(mixed.relu(), block(x))
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param("cifar_resnet20_aps3", marks=pytest.mark.slow), "cifar_resnet20_pa"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["cifar_resnet20_aps3", "cifar_resnet20_pa"])
 def test_invariant_network_stays_as_it_is(name: str) -> None:
     model = shiftproof.create_model(name).double().eval()
     conversion = convert(model, images())
@@ -346,7 +345,9 @@ def test_invariant_network_stays_as_it_is(name: str) -> None:
         assert torch.equal(conversion.model(images()), model(images()))
 
 
-@pytest.mark.parametrize("name", ["cifar_resnet20", "cifar_resnet20_lpf3"])
+@pytest.mark.parametrize(
+    "name", ["cifar_resnet20", pytest.param("cifar_resnet20_lpf3", marks=pytest.mark.slow)]
+)
 def test_baseline_of_the_zoo_becomes_invariant(name: str) -> None:
     model = shiftproof.create_model(name).double().eval()
     assert deviation(convert(model, images()).model, images()) < 1e-9

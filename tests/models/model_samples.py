@@ -12,13 +12,17 @@ from shiftproof import create_model, list_models
 TRUNKS = ("cifar_resnet20", "cifar_resnet50", "resnet18", "resnet50")
 """One depth for each kind of block and stem."""
 
+EVERY_TRUNK = [
+    pytest.param(trunk, marks=pytest.mark.slow if trunk.endswith("50") else ()) for trunk in TRUNKS
+]
+
 PLACEMENTS = ("", "_lpf1", "_lpf3", "_lpf7", "_aps1", "_aps3", "_aps7", "_pa")
 
 ORDINARY = frozenset(
     trunk + placement
     for trunk in TRUNKS
     for placement in PLACEMENTS
-    if not trunk.endswith("50") or placement in ("", "_lpf3", "_aps3", "_pa")
+    if not trunk.endswith("50") or placement in ("", "_pa")
 )
 
 # Differences of logits, in units of their standard deviation over images.

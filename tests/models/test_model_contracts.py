@@ -4,9 +4,9 @@ import io
 import pytest
 import torch
 from model_samples import (
+    EVERY_TRUNK,
     PLACEMENTS,
     ROUNDING,
-    TRUNKS,
     ZOO,
     build,
     noise,
@@ -108,7 +108,7 @@ def test_defaults_of_a_trunk(trunk, num_classes, total_stride):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("trunk", TRUNKS)
+@pytest.mark.parametrize("trunk", EVERY_TRUNK)
 def test_total_stride_is_the_ratio_of_sizes(trunk):
     for placement in ("", "_lpf3", "_aps3", "_pa"):
         model = build(trunk + placement).eval()

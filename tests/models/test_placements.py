@@ -4,8 +4,8 @@ import pytest
 import torch
 from model_samples import (
     DIFFERENT,
+    EVERY_TRUNK,
     ROUNDING,
-    TRUNKS,
     build,
     noise,
     photographs,
@@ -22,7 +22,7 @@ def logits(name, **options):
     return model(photographs(model))
 
 
-@pytest.mark.parametrize("trunk", TRUNKS)
+@pytest.mark.parametrize("trunk", EVERY_TRUNK)
 def test_all_placements_have_the_same_state_dict(trunk):
     expected = [(key, value.shape) for key, value in build(trunk).state_dict().items()]
     for placement in ("lpf1", "lpf7", "aps1", "aps7", "pa"):
@@ -31,7 +31,7 @@ def test_all_placements_have_the_same_state_dict(trunk):
 
 
 @pytest.mark.parametrize("padding_mode", ["circular", "zeros"])
-@pytest.mark.parametrize("trunk", TRUNKS)
+@pytest.mark.parametrize("trunk", EVERY_TRUNK)
 def test_aligned_placement_at_phase_0_is_the_plain_network(trunk, padding_mode):
     expected = logits(trunk, padding_mode=padding_mode)
     first = logits(f"{trunk}_pa", selector=FirstPhase(), padding_mode=padding_mode)
@@ -45,7 +45,7 @@ def test_aligned_placement_at_phase_0_is_the_plain_network(trunk, padding_mode):
     ("size", "padding_mode"),
     [(1, "circular"), (3, "circular"), (6, "circular"), (3, "zeros")],
 )
-@pytest.mark.parametrize("trunk", ["cifar_resnet20", "resnet18", "resnet50"])
+@pytest.mark.parametrize("trunk", EVERY_TRUNK)
 def test_paper_placement_at_phase_0_is_the_lowpass_network(trunk, size, padding_mode):
     expected = logits(f"{trunk}_lpf{size}", padding_mode=padding_mode)
     first = logits(f"{trunk}_aps{size}", selector=FirstPhase(), padding_mode=padding_mode)

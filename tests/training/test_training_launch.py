@@ -67,6 +67,7 @@ def whoami(process):
     return process.rank, process.world_size, dist.is_initialized()
 
 
+@pytest.mark.slow
 def test_one_process_is_alone():
     assert run_together(whoami, processes=1) == (0, 1, False)
 
