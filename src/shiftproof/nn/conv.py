@@ -101,4 +101,7 @@ class Conv2d(nn.Conv2d):
         before, after = self._border()
         mode = cast(PaddingMode, self.padding_mode)
         padded = align_and_pad(input, phase, self.stride, before, after, mode)
-        return F.conv2d(padded, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+        widths = (0, 0)  # as torch writes it: quantisation copies it from the traced graph
+        return F.conv2d(
+            padded, self.weight, self.bias, self.stride, widths, self.dilation, self.groups
+        )

@@ -177,11 +177,26 @@ def _fold_border(padded: Tensor, widths: Widths) -> Tensor:
 def _wrapped(size: int, before: int, after: int, mode: str, device: torch.device) -> Tensor:
     """Source pixel of each padded pixel, for any amount of padding."""
     position = torch.arange(-before, size + after, device=device)
+    period = size if mode == "circular" else max(2 * (size - 1), 1)
+    is_open = isinstance(period, torch.SymInt)
+    # The exporter to ONNX cannot divide by a size that it does not know.
+    folded = torch.remainder(position, torch.full_like(position, period) if is_open else period)
     if mode == "circular":
-        return torch.remainder(position, size)
-    period = max(2 * (size - 1), 1)
-    folded = torch.remainder(position, period)
+        return folded
     return torch.minimum(folded, period - folded).clamp(max=size - 1)
+
+
+def _fits(width: int, size: int | torch.SymInt) -> bool:
+    """Whether a border is no wider than the map.
+
+    Where it is not and the size is open, as in an export, nothing is asked of the size: what pads
+    by more than the map holds serves every size.
+    """
+    if isinstance(size, torch.SymInt) and not torch.compiler.is_dynamo_compiling():
+        node: Any = size.node
+        if node.has_hint() and node.hint < width:
+            return False
+    return bool(width <= size)
 
 
 @overridable
@@ -239,10 +254,7 @@ def pad(
     if padding_mode == "zeros":
         return F.pad(x, _torch_order(widths))
     room = 0 if padding_mode == "circular" else 1
-    if all(
-        max(first, last) <= size - room
-        for first, last, size in zip(before, after, x.shape[2:], strict=True)
-    ):
+    if all(_fits(max(pair) + room, size) for pair, size in zip(widths, x.shape[2:], strict=True)):
         if padding_mode == "circular":
             return _wrap_border(x, widths)
         return F.pad(x, _torch_order(widths), mode=padding_mode)
