@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, replace
 from fnmatch import fnmatchcase
 from functools import partial
+from importlib.metadata import version
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -86,11 +87,10 @@ def run_apart(
             process.kill()
 
 
-def _environment() -> dict[str, Any]:
-    import timm
-
+def machine(*packages: str) -> dict[str, Any]:
+    """The machine, and the versions of these packages."""
     found = asdict(Environment.collect("cpu", torch.get_num_threads()))
-    found["versions"]["timm"] = timm.__version__
+    found["versions"].update({name: version(name) for name in packages})
     return found
 
 
@@ -121,7 +121,9 @@ def choose(table: list[Subject], patterns: list[str]) -> list[Subject]:
 
 def run(args: argparse.Namespace) -> int:
     if args.page is not None:
-        print(write_page(Coverage.load(args.out), args.page))
+        others = args.out.with_name("third_parties.json")
+        third = Coverage.load(others) if others.exists() else None
+        print(write_page(Coverage.load(args.out), args.page, third))
         return 0
     table = list(subjects())
     if args.list:
@@ -130,7 +132,7 @@ def run(args: argparse.Namespace) -> int:
     Tools.load()  # what is missing is missing for all
     chosen = choose(table, args.only) if args.only else table
     before = Coverage.load(args.out) if args.out.exists() else None
-    coverage = Coverage([subject.key for subject in table], _environment())
+    coverage = Coverage([subject.key for subject in table], machine("timm"))
     if before is not None:
         if args.resume or args.only or args.again:
             coverage.rows.update(before.rows)

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import shiftproof
-from benchmarks.coverage_models import HUGE, Subject, build, draw_images, named, settle, wake
+from benchmarks.coverage_models import HUGE, Subject, build, draw_images, named, respond, wake
 from benchmarks.coverage_page import Row
 
 
@@ -23,7 +23,7 @@ from benchmarks.coverage_page import Row
 class Tools:
     """The calls under test."""
 
-    convert: Callable[[nn.Module, Tensor], Any]
+    convert: Callable[..., Any]
     refusal: type[Exception]
     certify: Callable[..., Any] = shiftproof.certify
 
@@ -59,10 +59,12 @@ def other_size(error: Exception, tried: list[int]) -> int | None:
     return min(named_sizes, key=lambda size: (abs(size - tried[0]), -size), default=None)
 
 
-def _full_size(alignments: Iterable[Any]) -> str:
-    """Size of the first map that is aligned by its full size; empty if none is."""
-    sizes = (one.stride for one in alignments if one.full and math.prod(one.stride) > 1)
-    return "x".join(map(str, next(sizes, ())))
+def full_size(alignments: Iterable[Any]) -> tuple[str, str]:
+    """Size of the first map that is aligned by its full size, and why; empty if none is."""
+    for one in alignments:
+        if one.full and math.prod(one.stride) > 1:
+            return "x".join(map(str, one.stride)), "; ".join(one.reasons)
+    return "", ""
 
 
 def _require_same_weights(before: dict[str, Tensor], after: dict[str, Tensor]) -> None:
@@ -131,9 +133,10 @@ def measure(
         said.append(str(summary))
         for name in ("alignments", "paddings", "geometry"):
             found[name] = len(getattr(summary, name))
-        found["full_size"], found["any_size"] = _full_size(summary.alignments), summary.any_size
+        found["full_size"], found["reasons"] = full_size(summary.alignments)
+        found["any_size"] = summary.any_size
         found["step"] = "settle"
-        found["response"] = settle(conversion.model, draw_images(2, found["size"]))
+        found["response"] = respond(conversion.model, found["size"])
         found["step"] = "certify"
         model, found["shifts"] = conversion.model.double().eval(), unseen_shifts(found["size"])
         images = draw_images(found["images"], found["size"]).double()

@@ -1,7 +1,7 @@
 """Which networks the coverage table counts, at which size, and how they get weights that speak."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
@@ -262,15 +262,15 @@ def first_tensor(result: object) -> Tensor:
 
 
 @torch.no_grad()
-def settle(model: nn.Module, images: Tensor) -> float:
-    """Fit batch-norm statistics and vanishing weights to images, so that the signal stays alive.
+def settle(model: nn.Module, call: Callable[[], object]) -> float:
+    """Fit batch-norm statistics and vanishing weights to a call, so that the signal stays alive.
 
     A converted network needs it again: where circular borders make maps larger than the
     statistics of zero borders say, a deep network amplifies rounding a million times.
 
     Args:
         model: The network, in eval mode; changed in place.
-        images: At least two images.
+        call: Calls it with at least two images.
 
     Returns:
         How far apart the first two are then, in standard deviations of the output.
@@ -280,11 +280,11 @@ def settle(model: nn.Module, images: Tensor) -> float:
     """
     handles = list(_keep_alive(model, torch.Generator().manual_seed(2)))
     try:
-        model(images.clone())
+        call()
     finally:
         for handle in handles:
             handle.remove()
-    output = first_tensor(model(images.clone()))
+    output = first_tensor(call())
     response = float((output[0] - output[1]).abs().max() / output.std())
     if not output.isfinite().all() or not response > 1e-3:
         raise ArithmeticError(f"two images are {response:.1e} standard deviations apart")
@@ -308,8 +308,20 @@ def wake(model: nn.Module, size: int) -> float:
     Raises:
         ArithmeticError: As ``settle``.
     """
+    redraw(model)
+    return respond(model, size)
+
+
+def respond(model: nn.Module, size: int) -> float:
+    """What ``settle`` gives for two images of a size."""
+    images = draw_images(2, size)
+    return settle(model, lambda: model(images.clone()))
+
+
+@torch.no_grad()
+def redraw(model: nn.Module) -> None:
+    """Draw every parameter anew that is constant or tiny."""
     generator = torch.Generator().manual_seed(1)
     for module in model.modules():
         for name, value in module.named_parameters(recurse=False):
             _redraw(name, value, generator)
-    return settle(model, draw_images(2, size))

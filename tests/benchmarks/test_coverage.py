@@ -50,7 +50,7 @@ def align(model, x):
     aligned = [
         SimpleNamespace(stride=(2, 2), full=False),
         SimpleNamespace(stride=(1, 1), full=True),
-        SimpleNamespace(stride=sizes, full=True),
+        SimpleNamespace(stride=sizes, full=True, reasons=("windows",)),
     ]
     return conversion(Aligned(copy.deepcopy(model), sizes), alignments=aligned)
 
@@ -350,3 +350,16 @@ def test_a_network_that_died_is_a_failed_row(run, monkeypatch):
     monkeypatch.setattr(command, "subjects", lambda: iter([subject]))
     status, _, (row,) = run()
     assert (status, row["verdict"], row["detail"]) == (1, "failed", "it died")
+
+
+def test_the_page_lists_what_is_aligned_as_a_whole_and_third_parties(tmp_path):
+    row, _ = measured(align)
+    assert row.reasons == "windows"
+    environment = {"processor": "x", "num_threads": 1, "python": "3", "versions": {"torch": "2"}}
+    other = Row("monai:UNet", "monai", "monai", "third party", "UNet", 64, verdict="refused")
+    third = Coverage([other.key], environment, {other.key: other})
+    page = write_page(Coverage([row.key], environment, {row.key: row}), tmp_path / "page.md", third)
+    text = page.read_text()
+    assert f"| {row.key} | {row.full_size} | windows |" in text
+    assert "| third parties | 1 | 0 (0%) | 0 (0%) | 1 (100%) |" in text
+    assert "| UNet | monai | third party | 64 | refused |" in text
