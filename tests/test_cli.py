@@ -1,10 +1,12 @@
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 from torch import nn
 
 import shiftproof
@@ -107,6 +109,7 @@ def test_a_network_is_certified(monkeypatch, capsys, model, status, line):
 
 OWN = """
 import torch
+import torchvision
 from torch import nn
 from torch import nn
 
@@ -195,6 +198,39 @@ def test_what_cannot_be_certified_is_one_line(
     assert output == ""
     assert error.startswith(f"error: {message}")
     assert error.count("\n") == 1
+
+
+GUIDE = (Path(__file__).parents[1] / "docs" / "guide" / "convert.md").read_text()
+COMMANDS = re.findall(r"^\| `shiftproof (.*)` \| (\d)", GUIDE, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("command", "status"), COMMANDS)
+def test_every_command_of_the_guide_does_what_it_says(
+    monkeypatch, capsys, tmp_path, command, status
+):
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"```python\n(import torch\n\ndef small.*?)```", GUIDE, re.DOTALL)
+    Path("networks.py").write_text(code)
+    names = {"small.pt": (8, 3, 3, 3), "other.pt": (4, 3, 3, 3)}
+    for name, shape in names.items():
+        torch.save({"0.weight": torch.randn(shape), "0.bias": torch.randn(shape[0])}, name)
+    weights = torchvision.models.resnet18(weights=None).state_dict()
+    monkeypatch.setattr(
+        "torchvision.models._api.load_state_dict_from_url", lambda *_, **__: weights
+    )
+    try:
+        assert start(monkeypatch, *command.split()) == int(status)
+    finally:
+        sys.modules.pop("networks", None)
+    output, errors = capsys.readouterr()
+    assert errors.count("\n") == (status == "2"), errors
+    if "--json" in command:
+        json.loads(output)
+    if status != "0":
+        return
+    for option in ("--plan", "--export"):
+        if option in command:
+            assert Path(command.split(option)[1].split()[0]).stat().st_size > 0
 
 
 SHARED = "layer2.0.conv1 (Conv2d), layer2.0.downsample.0 (Conv2d)"
