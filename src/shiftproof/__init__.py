@@ -7,6 +7,7 @@ from shiftproof.conversion import (
     ConversionError,
     ConversionPlan,
     apply_plan,
+    call_with_offset,
     convert,
     recalibrate,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "LockedModel",
     "apply_plan",
     "assert_invariant",
+    "call_with_offset",
     "certify",
     "convert",
     "create_model",

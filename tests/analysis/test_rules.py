@@ -48,6 +48,15 @@ def network(function: Function) -> nn.Module:
     return Middle(function).double().eval()
 
 
+def attended(x: Tensor) -> Tensor:
+    """Attention of two heads, of tokens ``(L, N, 8)``."""
+    matrix = torch.cat([W2[:, :, 0, index] for index in range(3)])
+    return F.multi_head_attention_forward(
+        *(x, x, x, 8, 2, matrix, matrix[:, 0], None, None, False, 0.0, W2[:, :, 1, 0], VECTOR),
+        training=False,
+    )[0]
+
+
 def binary(name: str) -> Function:
     function = getattr(torch, name)
     return lambda x: function(x, 0.7 * x + 0.1).to(x.dtype)
@@ -206,6 +215,19 @@ LOCAL: dict[str, Function] = {
         .transpose(1, 2)
         .reshape(x.shape)
     ),
+    "multi_head_attention_forward": lambda x: (
+        attended(x.flatten(2).permute(2, 0, 1)).permute(1, 2, 0).reshape(x.shape)
+    ),
+    "unfold": lambda x: (
+        (lambda p: p * p.softmax(2))(F.unfold(x, (2, 4), stride=(2, 4)))
+        .unflatten(1, (8, 2, 4))
+        .unflatten(4, (8, 4))
+        .permute(0, 1, 4, 2, 5, 3)
+        .reshape(x.shape)
+    ),
+    "fold": lambda x: F.fold(F.unfold(x, 2, stride=2).softmax(2), 16, 2, stride=2),
+    "as_tensor": lambda x: torch.as_tensor(x),
+    "asarray": lambda x: torch.asarray(x),
     "linear": lambda x: F.linear(x.permute(0, 2, 3, 1), W2[:, :, 0, 0]).permute(0, 3, 1, 2),
     "einsum": lambda x: torch.einsum("nchw,dc->ndhw", x, W2[:, :, 0, 0]),
     # reductions

@@ -56,6 +56,7 @@ class Call:
         border: What the call itself puts around the map that moves, in words.
         geometry: How the size of the result changes, in words; empty if it does not.
         misfit: What a window leaves out of the map, or adds to it, in words.
+        limit: Why what is found holds for this size only, in words.
     """
 
     record: CallRecord
@@ -68,6 +69,7 @@ class Call:
     border: str = ""
     geometry: str = ""
     misfit: str = ""
+    limit: str = ""
 
     @property
     def name(self) -> str:

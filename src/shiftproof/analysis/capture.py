@@ -27,7 +27,7 @@ from torch.overrides import TorchFunctionMode
 
 from shiftproof.analysis.changes import Edit, function_name
 from shiftproof.analysis.errors import CaptureError, ConversionError
-from shiftproof.analysis.graph import CallRecord, Graph, Value, Visit
+from shiftproof.analysis.graph import CallRecord, Graph, Value, Visit, keeps_hooks
 from shiftproof.inputs import Inputs, find_inputs
 from shiftproof.nested import map_nested, tensors_in
 
@@ -99,8 +99,9 @@ class Tracer(TorchFunctionMode):
         for name, module in self.model.named_modules():
             if isinstance(module, torch.jit.ScriptModule):
                 raise CaptureError(name, "is a scripted module")
-            enter, leave = self._hooks(name)
+            enter, give, leave = self._hooks(name)
             module.register_forward_pre_hook(enter, prepend=True, with_kwargs=True)
+            module.register_forward_hook(give, prepend=True)
             module.register_forward_hook(leave, with_kwargs=True)
             if name in self.replays:
                 module.forward = self._replay(name)
@@ -129,14 +130,20 @@ class Tracer(TorchFunctionMode):
 
         return forward
 
-    def _hooks(self, name: str) -> tuple[Callable[..., None], Callable[..., None]]:
+    def _hooks(self, name: str) -> tuple[Callable[..., None], ...]:
         def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
             parent = self._stack[-1] if self._stack else None
             visit = Visit(name, type(module).__name__, is_layer(module), parent, len(self.calls))
             visit.args, visit.kwargs = map_nested((args, kwargs), self._described)
+            visit.keeps_hooks = keeps_hooks(module)
             self._stack.append(visit)
             self.visits.append(visit)
             self._quiet += name in self.opaque
+
+        def give(module: nn.Module, args: Any, result: Any) -> None:
+            self._quiet += 1
+            self._stack[-1].given = map_nested(result, self._described)
+            self._quiet -= 1
 
         def leave(module: nn.Module, args: Any, kwargs: Any, result: Any) -> None:
             visit = self._stack.pop()
@@ -152,7 +159,7 @@ class Tracer(TorchFunctionMode):
             visit.result = map_nested(result, self._described)
             self._quiet -= 1
 
-        return enter, leave
+        return enter, give, leave
 
     def __torch_function__(
         self,

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from shiftproof import ops
-from shiftproof.analysis.circular import crop, interpolate, mean_over
+from shiftproof.analysis.circular import crop, interpolate, mean_over, on_floats
 from shiftproof.analysis.errors import UnknownError
 
 _ALIASES = {
@@ -148,7 +148,13 @@ def _plain(value: Any) -> Any:
 
 
 class Change:
-    """What a call does instead.  Subclasses are frozen dataclasses of plain values."""
+    """What a call does instead.  Subclasses are frozen dataclasses of plain values.
+
+    Attributes:
+        open: Names of arguments that it reads from the call itself, and that may differ.
+    """
+
+    open: ClassVar[tuple[str, ...]] = ()
 
     def run(self, func: Callable[..., Any], bound: dict[str, Any]) -> Any:
         """Compute what the call gives.
@@ -161,6 +167,10 @@ class Change:
             The result.
         """
         raise NotImplementedError
+
+    def compared(self, bound: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments by which calls are told apart."""
+        return {k: v for k, v in plain_values(bound).items() if k not in self.open}
 
     def as_dict(self) -> dict[str, Any]:
         """The change as plain values, for JSON."""
@@ -270,17 +280,26 @@ class CircularInterpolation(Change):
 
     Attributes:
         reach: Pixels of border of the input, on every side.
-        times: Factor of each axis.
         mode: Kind of interpolation.
     """
 
+    open = ("size", "scale_factor")
     reach: int
-    times: tuple[int, ...]
     mode: str
 
     def run(self, func: Callable[..., Any], bound: dict[str, Any]) -> Any:
-        """Compute what the call gives."""
-        return interpolate(bound["input"], self.reach, self.times, self.mode)
+        """Compute what the call gives; what is not enlarged by whole factors stays as it is."""
+        sizes = bound["input"].shape[2:]
+        size, scale = bound.get("size"), bound.get("scale_factor")
+        given: Any = scale if size is None else size
+        wanted = tuple(given) if isinstance(given, (tuple, list)) else (given,) * len(sizes)
+        if size is not None:
+            pairs = list(zip(wanted, sizes, strict=True))
+            wanted = tuple(new // old if new % old == 0 else 0 for new, old in pairs)
+        times = tuple(map(int, wanted))
+        if times != wanted or min(times) < 1:
+            return func(**bound)
+        return interpolate(bound["input"], self.reach, times, self.mode)
 
 
 @dataclass(frozen=True)
@@ -331,13 +350,18 @@ class Edit:
             return False
         function = self.function
         try:
-            return plain_values(bind(function, args, kwargs)) == self.arguments
+            return self.change.compared(bind(function, args, kwargs)) == self.arguments
         except UnknownError:
             return False
 
     def run(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Compute what the call gives."""
-        return self.change.run(func, bind(self.function, args, kwargs))
+        bound = bind(self.function, args, kwargs)
+        return on_floats(lambda x: self.changed(func, {**bound, "input": x}), bound["input"])
+
+    def changed(self, func: Callable[..., Any], bound: dict[str, Any]) -> Any:
+        """The same, with the arguments by name."""
+        return self.change.run(func, bound)
 
     def as_dict(self) -> dict[str, Any]:
         """The edit as plain values, for JSON."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -60,6 +61,22 @@ def interpolate(x: Tensor, reach: int, times: Sequence[int], mode: str) -> Tenso
     larger = F.interpolate(padded, scale_factor=tuple(map(float, times)), mode=mode)
     ends = tuple(reach * factor for factor in times)
     return crop(larger, ends, ends)
+
+
+def on_floats(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Apply a function that moves or averages values to a map that may be quantised.
+
+    Args:
+        function: The function, of maps of floating-point numbers.
+        x: The map.
+
+    Returns:
+        What it gives; quantised like the map, if that is.
+    """
+    if getattr(x, "is_quantized", False) is not True:  # a symbol of torch.fx does not know
+        return function(x)
+    y = function(x.dequantize())
+    return torch.quantize_per_tensor(y, x.q_scale(), x.q_zero_point(), x.dtype)
 
 
 def crop(x: Tensor, starts: Sequence[int], ends: Sequence[int]) -> Tensor:

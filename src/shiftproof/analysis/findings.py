@@ -9,7 +9,7 @@ from fractions import Fraction
 
 import shiftproof.analysis.rules  # noqa: F401 (registers the rules)
 from shiftproof.analysis.calls import RULES, Known, Unreadable, read
-from shiftproof.analysis.changes import Change, ExactMean, plain_values
+from shiftproof.analysis.changes import Change, ExactMean
 from shiftproof.analysis.errors import IndivisibleError, UnknownError
 from shiftproof.analysis.graph import CallRecord, Graph, Value, values_in
 from shiftproof.analysis.layout import (
@@ -40,6 +40,7 @@ class Finding:
         border: What it puts around the map that moves, in words.
         geometry: How the size of its result changes, in words.
         misfit: What it leaves out of the map, or adds to it, in words.
+        limit: Why that holds for this size only, in words.
         is_explained: Whether a rule says so; of what has none nothing is known.
         is_unknown: Whether only an alignment by the full size of the map is known to help.
         arguments: Its arguments that are no tensors, by name, where there is a change.
@@ -54,6 +55,7 @@ class Finding:
     border: str = ""
     geometry: str = ""
     misfit: str = ""
+    limit: str = ""
     is_explained: bool = True
     is_unknown: bool = False
     arguments: dict[str, object] = field(default_factory=dict)
@@ -170,11 +172,11 @@ class _Analysis:
                 call.change, call.border = None, ""
             self._note(record, found, resized=bool(call.geometry))
         finally:
-            finding.border, finding.misfit = call.border, call.misfit
+            finding.border, finding.misfit, finding.limit = call.border, call.misfit, call.limit
         finding.periods, finding.reasons = call.periods, tuple(call.reasons)
         finding.change, finding.geometry = call.change, call.geometry
         if call.change is not None:
-            finding.arguments = plain_values(call.given)
+            finding.arguments = call.change.compared(call.given)
 
     def _note(self, record: CallRecord, found: object, *, resized: bool) -> None:
         values = values_in(record.result)

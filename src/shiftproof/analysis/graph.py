@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
+
+from torch import nn
 
 from shiftproof.nested import leaves_of
 
@@ -86,6 +89,8 @@ class Visit:
         args: Its arguments, with values in the place of tensors.
         kwargs: Its keyword arguments, likewise.
         result: What it returns.
+        given: What its forward pass returned, before hooks of the user's saw it.
+        keeps_hooks: Whether copies of the module have its hooks.
         counts: How often each function gave a tensor of so many dimensions inside, its children
             included.
     """
@@ -99,6 +104,8 @@ class Visit:
     kwargs: dict[str, Any] = field(default_factory=dict)
     end: int = -1
     result: Any = None
+    given: Any = None
+    keeps_hooks: bool = True
     counts: dict[tuple[str, int], int] = field(default_factory=dict)
 
 
@@ -128,3 +135,21 @@ class Graph:
 def values_in(value: Any) -> list[Value]:
     """The recorded tensors in nested values."""
     return [leaf for leaf in leaves_of(value) if isinstance(leaf, Value)]
+
+
+def keeps_hooks(module: nn.Module) -> bool:
+    """Whether copies of a module have its hooks; those that copy themselves may forget them."""
+    names = ("__deepcopy__", "__getstate__", "__reduce__", "__reduce_ex__")
+    kind = type(module)
+    if all(getattr(kind, name, None) is getattr(nn.Module, name, None) for name in names):
+        return True
+
+    def probe(*_: object) -> None: ...
+
+    handle = module.register_forward_hook(probe)
+    try:
+        return probe in copy.deepcopy(module)._forward_hooks.values()
+    except Exception:
+        return False
+    finally:
+        handle.remove()

@@ -36,9 +36,10 @@ def certify(
     The model is run on its arguments and on shifted copies of the images among them, in its own
     precision and in float64, where rounding cannot be confused with anything else.  Logits and
     other outputs without spatial axes must stay the same.  An output with the axes of the input
-    and more than one pixel must move with it: by exactly the shift if it has the input's size, by
-    the shift times the ratio if it is a whole number of times larger, and else by some circular
-    shift, because that depends on the phases that were chosen.  Label maps ``(N, *spatial)`` of the
+    and more than one pixel must move with it, by as many of its own pixels as the shift is.  Where
+    the shift is no whole number of them, as for coarser maps, it must move by some circular shift,
+    because that depends on the phases that were chosen; ``call_with_offset`` tells by which.  For
+    those, shifts by whole pixels of theirs are added.  Label maps ``(N, *spatial)`` of the
     input's size count as maps too.
 
     A verdict holds for these inputs and these shifts.  It is about circular shifts; a camera's
@@ -113,7 +114,7 @@ def certify(
         float64=None if reference is None else reference.measurement,
         flipped=None if own.flipped is None else int(own.flipped.sum()),
         num_pairs=own.deviations.numel(),
-        shifts=chosen,
+        shifts=tuple(map(tuple, own.shifts)),
         choices=tuple(Choice(name, gap) for name, gap in gaps.items()),
         blame=blame,
         suspects=suspects,

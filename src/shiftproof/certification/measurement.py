@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -156,6 +157,7 @@ def run_pairs(
     with torch.no_grad(), contextlib.closing(watch), watch:
         result = run(model, inputs)
         before = [output.detach().clone() for output in tensors_in(result)]
+        shifts = [*shifts, *_whole_cells(before, inputs, shifts)]
         _check_outputs(before, result)
         narrowest = watch.narrowest if dtype == torch.float64 else None
         tolerance = ROUNDING.get(narrowest or dtype, ROUNDING[torch.float32])
@@ -183,6 +185,24 @@ def run_pairs(
         kind=_kind(before, inputs),
         narrowest=narrowest,
     )
+
+
+def _whole_cells(
+    outputs: Sequence[Tensor], inputs: Inputs, shifts: Sequence[Sequence[int]]
+) -> list[tuple[int, ...]]:
+    """Shifts by whole pixels of the maps that are coarser than the input, if there are none yet."""
+    maps = [found for found in (as_map(output, inputs) for output in outputs) if found is not None]
+    cells = [
+        math.lcm(*(size // math.gcd(size, found.shape[2 + axis]) for found in maps))
+        for axis, size in enumerate(inputs.sizes if maps else ())
+    ]
+    if max(cells, default=1) == 1 or any(
+        not any(d % c for d, c in zip(shift, cells, strict=True)) for shift in shifts
+    ):
+        return []
+    rows = {(1,) * len(cells), tuple(-(axis + 1) for axis in range(len(cells)))}
+    whole = [tuple(n * c for n, c in zip(row, cells, strict=True)) for row in sorted(rows)]
+    return [w for w in whole if any(d % s for d, s in zip(w, inputs.sizes, strict=True))]
 
 
 def run(model: Callable[..., Any], inputs: Inputs, shift: Sequence[int] | None = None) -> Any:

@@ -1,6 +1,7 @@
 """What a model returns, and how far it is from what a shifted input should give."""
 
 from collections.abc import Sequence
+from fractions import Fraction
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ def as_map(output: Tensor, inputs: Inputs) -> Tensor | None:
     Returns:
         The output as ``(N, C, *spatial)``, or None.
     """
-    dims = map_dims(output.shape, inputs.sizes, inputs.dims)
+    dims = map_dims(output.shape, inputs.tensors[0].shape, inputs.dims)
     if dims is None:
         return None
     last = output.movedim(dims, tuple(range(-len(dims), 0)))
@@ -39,16 +40,15 @@ def expected_shift(
         output_sizes: Spatial sizes of the output.
 
     Returns:
-        The shift in pixels of the output if that is as large as the input or a whole number of
-        times larger; None for other sizes, where any circular shift will do, because which one it
-        is depends on the phases that were chosen.
+        The shift in pixels of the output, where that is a whole number; None elsewhere, where any
+        circular shift will do, because by which part of a pixel the content moved depends on the
+        phases that were chosen.
     """
-    if any(output % size for size, output in zip(sizes, output_sizes, strict=True)):
-        return None
-    return tuple(
-        pixels * (output // size)
+    moved = [
+        Fraction(pixels * output, size) if output > 1 else Fraction(0)
         for pixels, size, output in zip(shift, sizes, output_sizes, strict=True)
-    )
+    ]
+    return None if any(part.denominator > 1 for part in moved) else tuple(map(int, moved))
 
 
 def spread(output: Tensor) -> float:

@@ -3,7 +3,7 @@
 import warnings
 
 from shiftproof.analysis import ConversionError
-from shiftproof.conversion.apply import apply_plan
+from shiftproof.conversion.apply import apply_plan, call_with_offset
 from shiftproof.conversion.convert import Conversion, convert
 from shiftproof.conversion.plan import Alignment, ConversionPlan, PaddingChange
 from shiftproof.conversion.recalibrate import recalibrate
@@ -15,6 +15,7 @@ __all__ = [
     "ConversionPlan",
     "PaddingChange",
     "apply_plan",
+    "call_with_offset",
     "convert",
     "recalibrate",
 ]

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from shiftproof import ops
+from shiftproof.analysis.circular import on_floats
 from shiftproof.nn import LargestNorm
 from shiftproof.ops.overrides import overridable
 from shiftproof.ops.phases import constants, phase_offsets
@@ -24,6 +25,10 @@ from shiftproof.ops.phases import constants, phase_offsets
 Offsets = dict[int, Tensor]
 _CALL: ContextVar[Offsets | None] = ContextVar("offsets", default=None)
 _TRACED: Offsets = {}
+
+Told = list[tuple[Tensor, tuple[float, ...], tuple[float, ...]]]
+_TOLD: ContextVar[Told | None] = ContextVar("told", default=None)
+"""Offset, steps and remainders of every alignment, for ``call_with_offset``."""
 
 
 def _offsets() -> Offsets | None:
@@ -48,6 +53,18 @@ class Travelling:
             _TRACED.clear()
         else:
             _CALL.reset(self.token)
+
+
+class Telling:
+    """A context in which the alignments of one call tell what they did."""
+
+    def __enter__(self) -> Told:
+        told: Told = []
+        self.token = _TOLD.set(told)
+        return told
+
+    def __exit__(self, *error: object) -> None:
+        _TOLD.reset(self.token)
 
 
 def _spread(x: Tensor, dims: Sequence[int], sizes: Sequence[int]) -> tuple[Tensor, Sequence[int]]:
@@ -167,6 +184,9 @@ class Aligner:
         ndim: Dimensions of the tensor.
         is_full: Whether by the full size of the map.
         is_moved_back: Whether the network moves its outputs back, and must know the phase.
+        steps: Pixels of the input per position of the tensor, per axis.
+        remainders: Pixels of the input by which outputs are moved back in whole numbers, per axis;
+            empty where none are.
         selector: Scores the phases.
     """
 
@@ -179,6 +199,8 @@ class Aligner:
         ndim: int,
         is_full: bool,
         is_moved_back: bool,
+        steps: Sequence[float],
+        remainders: Sequence[float],
         selector: nn.Module | None,
     ) -> None:
         self.index = index
@@ -188,6 +210,8 @@ class Aligner:
         self.is_standard = self.dims == tuple(range(2, ndim)) and ndim == 2 + len(self.sizes)
         self.is_full = is_full
         self.is_moved_back = is_moved_back
+        self.steps = tuple(steps)
+        self.remainders = tuple(remainders)
         self.selector = LargestNorm() if selector is None else copy.deepcopy(selector)
 
     def phase(self, x: Tensor) -> Tensor:
@@ -203,11 +227,14 @@ class Aligner:
         offsets = _offsets() if self.is_moved_back else None
         if offsets is not None:
             offsets[self.index] = phase_offsets(phase, self.strides)
+        told = None if torch.compiler.is_compiling() else _TOLD.get()
+        if told is not None:
+            told.append((phase_offsets(phase, self.strides), self.steps, self.remainders))
         return phase
 
     def __call__(self, x: Tensor) -> Tensor:
         """Align a tensor."""
-        return self.aligned(x, self.phase(x), self.dims, self.is_standard)
+        return on_floats(lambda y: self.aligned(y, self.phase(y), self.dims, self.is_standard), x)
 
     def aligned(self, x: Tensor, phase: Tensor, dims: tuple[int, ...], is_standard: bool) -> Tensor:
         """Align a tensor of the same sizes with a phase."""
@@ -260,22 +287,30 @@ class AlignInput:
 
 
 def move_back(
-    y: Tensor, dims: Sequence[int], offsets: Offsets, scales: Sequence[tuple[int, ...]]
+    y: Tensor,
+    dims: Sequence[int],
+    offsets: Offsets,
+    scales: Sequence[tuple[int, ...]],
+    cells: tuple[int, ...],
 ) -> Tensor:
-    """Shift an output map back by what its input was shifted by.
+    """Shift an output map back by what its input was shifted by, in whole pixels of its own.
 
     Args:
         y: Output map, with samples in its first dimension.
         dims: Dimension of each spatial axis.
         offsets: First pixel of the phase that each alignment chose, ``(N, D)``.
-        scales: Per alignment and axis, pixels of ``y`` per position of the aligned tensor.
+        scales: Per alignment and axis, positions of the aligned tensor in a common unit.
+        cells: Per axis, a pixel of ``y`` in that unit.
 
     Returns:
-        The map, where the content of the input is.
+        The map, where the content of the input is, but for less than a pixel of its own.
 
     Equivariance:
-        Exact (bitwise): a circular shift of the input shifts the result by as much.  Checked by
-        ``tests/conversion/test_convert.py``.
+        Exact (bitwise): a circular shift of the input by whole pixels of ``y`` shifts the result by
+        as many.  Checked by ``tests/conversion/test_convert.py`` and ``test_offsets.py`` beside it.
     """
     moves = (offsets[i] * constants(scale, offsets[i]) for i, scale in enumerate(scales))
-    return shift_map(y, cast(Tensor, sum(moves)), dims, [y.shape[dim] for dim in dims])
+    total = cast(Tensor, sum(moves))
+    if max(cells) > 1:
+        total = torch.div(total, constants(cells, total), rounding_mode="floor")
+    return shift_map(y, total, dims, [y.shape[dim] for dim in dims])

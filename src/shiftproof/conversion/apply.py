@@ -11,7 +11,14 @@ from shiftproof import nn as layers
 from shiftproof.analysis.capture import copied
 from shiftproof.analysis.changes import CircularWindow, Edit
 from shiftproof.analysis.errors import ConversionError
-from shiftproof.conversion.alignment import Aligner, AlignInput, AlignOutput, RefuseSymbolic
+from shiftproof.analysis.graph import keeps_hooks
+from shiftproof.conversion.alignment import (
+    Aligner,
+    AlignInput,
+    AlignOutput,
+    RefuseSymbolic,
+    Telling,
+)
 from shiftproof.conversion.forward import AlignedCall, AlignedWindow, EditedForward, EditedNetwork
 from shiftproof.conversion.plan import Alignment, ConversionPlan
 
@@ -51,15 +58,20 @@ def refuse_converted(model: nn.Module) -> None:
     Raises:
         ConversionError: If it, or a module of it, was.
     """
-    ours = (EditedForward, AlignInput, AlignOutput, RefuseSymbolic)
     for name, module in model.named_modules():
-        hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
-        if any(isinstance(part, ours) for part in (vars(module).get("forward"), *hooks)):
+        if _parts(module):
             raise ConversionError(
                 "convert: the network must not be converted yet, got "
                 f"{name or 'the network itself'} that is; convert the original, or load its "
                 "weights into one"
             )
+
+
+def _parts(module: nn.Module) -> list[Any]:
+    """What a conversion added to a module."""
+    ours = (EditedForward, AlignInput, AlignOutput, RefuseSymbolic)
+    hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    return [part for part in (vars(module).get("forward"), *hooks) if isinstance(part, ours)]
 
 
 def apply_plan(
@@ -144,7 +156,8 @@ class _Surgery:
         change = edit.change
         if not isinstance(change, CircularWindow) or not _keeps_widths(module, change):
             return False
-        if type(module) in (nn.Conv2d, layers.Conv2d) and not isinstance(module.padding, str):
+        takes_phase = type(module) in (nn.Conv2d, layers.Conv2d) and edit.module
+        if takes_phase and not isinstance(module.padding, str):
             module.__class__ = layers.Conv2d
             self.taking_phase.add(edit.module)
         elif edit.module in fused:
@@ -156,6 +169,7 @@ class _Surgery:
         module = self.modules[name]
         forward = vars(module).get("forward")
         if not isinstance(forward, EditedForward):
+            _require_copies(module, name)
             forward = (EditedForward if name else EditedNetwork)(module)
             if isinstance(forward, EditedNetwork):
                 forward.images = self.plan.images
@@ -177,11 +191,15 @@ class _Surgery:
             alignment.ndim,
             alignment.full,
             bool(self.plan.outputs),
+            alignment.steps,
+            self.plan.remainders,
             self.selector,
         )
         module = self.modules[site.module]
-        if site.kind == "output":
-            module.register_forward_hook(AlignOutput(aligner))
+        if site.kind in ("output", "hooked"):
+            # Hooks that keep the output, to read it later, shall keep the aligned one.
+            first = site.kind == "output"
+            module.register_forward_hook(AlignOutput(aligner), prepend=first)
         elif site.kind == "input":
             if not site.module:
                 self._network().inputs.append(aligner)
@@ -201,6 +219,19 @@ class _Surgery:
             forward.edits[index] = AlignedWindow(**vars(edit), aligner=aligner)
 
 
+def _require_copies(module: nn.Module, name: str) -> None:
+    """Refuse to change the forward pass of a module whose copies would not have the change."""
+    graph = isinstance(module, torch.fx.GraphModule)
+    if graph or not keeps_hooks(module):
+        kind = "a graph of torch.fx" if graph else f"{type(module).__name__}, which copies itself"
+        way = "before it is traced or exported" if graph else "without it, or skip it"
+        raise ConversionError(
+            "convert: what is changed must have a forward pass of its own, got "
+            f"{name or 'the network itself'}, {kind}, whose copies lose it; convert the network "
+            f"{way}"
+        )
+
+
 def is_native(module: nn.Module) -> bool:
     """Whether a layer of torch runs torch's own forward pass."""
     own = type(module).forward.__module__
@@ -214,7 +245,69 @@ def _keeps_widths(module: nn.Module, change: CircularWindow) -> bool:
         return False
     if isinstance(conv.padding, str):
         return conv.padding == "same" and all(size % 2 for size in conv.kernel_size)
-    before = tuple(conv.padding)
-    return before == change.before and all(
-        last <= first for first, last in zip(before, change.after, strict=True)
+    if tuple(conv.padding) != change.before:
+        return False
+    axes = zip(
+        *(conv.kernel_size, conv.dilation, conv.stride, change.before, change.after), strict=True
     )
+    for size, dilation, stride, first, last in axes:
+        # More on one side than is needed must not make room for another window.
+        room = (first + last - dilation * (size - 1) - 1) % stride
+        if not 0 <= first - last < stride - room:
+            return False
+    return True
+
+
+def call_with_offset(model: nn.Module, *args: Any, **kwargs: Any) -> tuple[Any, torch.Tensor]:
+    """Call a converted network, and say where in the input its outputs lie.
+
+    A converted network chooses its grid by the content.  An output map as fine as the input is put
+    back to where the content is.  A coarser one is put back by whole pixels of its own, cells of
+    the input: a circular shift by whole cells moves it by as many.  The rest of a shift, less than
+    a cell, is in the offset.  What is no map, such as logits or decoded boxes, is as it was found
+    on the aligned input, and all of the shift is in the offset.
+
+    So pixel ``j`` of a map of stride ``s`` lies at ``s * j + offset`` in the input, and a box at
+    ``box + offset``, modulo the size of the input.  Where maps of several strides are returned, the
+    offset is that of the largest, and that of another stride ``s`` is ``offset % s``.
+
+    Args:
+        model: A network that ``convert`` or ``apply_plan`` returned.
+        args: Its arguments.
+        kwargs: Its keyword arguments.
+
+    Returns:
+        What the network returns, and the offset, ``(N, D)`` float32, in pixels of the input.
+
+    Raises:
+        TypeError: If the model was not converted.
+
+    Equivariance:
+        Exact: under a circular shift of the input by ``d``, ``s * j + offset`` moves by ``d``,
+        modulo the size.  Checked by ``tests/conversion/test_offsets.py``.
+
+    Examples:
+        >>> from shiftproof import convert
+        >>> model = convert(nn.Conv2d(1, 1, 4, stride=4), torch.randn(1, 1, 16, 16)).model
+        >>> x = torch.randn(1, 1, 16, 16)
+        >>> maps, offset = call_with_offset(model, x)
+        >>> moved, other = call_with_offset(model, x.roll((4, 1), (2, 3)))
+        >>> ((other - offset) % 4).tolist()
+        [[0.0, 1.0]]
+    """
+    if not isinstance(model, nn.Module) or not any(map(_parts, model.modules())):
+        raise TypeError(
+            "call_with_offset: the model must be one that convert returned, and that chooses a "
+            f"phase, got {type(model).__name__}; convert it first"
+        )
+    with Telling() as told:
+        result = model(*args, **kwargs)
+    if not told:
+        raise TypeError(
+            "call_with_offset: the model must choose a phase, got one that aligns nothing or is "
+            "compiled; call the model that convert returned"
+        )
+    parts = [offset * offset.new_tensor(steps, dtype=torch.float32) for offset, steps, _ in told]
+    total = torch.stack(parts).sum(0)
+    remainders = told[0][2]
+    return result, total.remainder(total.new_tensor(remainders)) if remainders else total

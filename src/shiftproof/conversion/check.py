@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import copy
+import functools
+import gc
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from shiftproof.analysis.errors import ConversionError
 from shiftproof.certification.measurement import ROUNDING
 from shiftproof.certification.orbit import largest_difference
 from shiftproof.certification.outputs import spread
-from shiftproof.conversion.placement import MapForm
+from shiftproof.conversion.planning import Decided
 from shiftproof.inputs import Inputs
 from shiftproof.nested import tensors_in
 
@@ -25,7 +29,7 @@ amplify it by 1e8; a border or a phase that is wrong shows in the second or thir
 def check_converted(
     converted: nn.Module,
     inputs: Inputs,
-    forms: Sequence[MapForm | None] | None,
+    decided: Decided | None,
 ) -> str:
     """Run a converted network on the example, and on the example shifted by an odd amount.
 
@@ -35,8 +39,7 @@ def check_converted(
     Args:
         converted: The converted network; it is left as it is.
         inputs: Its arguments.
-        forms: How each output holds a map that moves with the input, None for one that stays; None
-            if a shift may change anything.
+        decided: What is known of its outputs; None if a shift may change anything.
 
     Returns:
         Why it was not checked; empty if it was.
@@ -51,23 +54,29 @@ def check_converted(
     shift = tuple(size // 2 + (size // 2 + 1) % 2 if size > 1 else 0 for size in inputs.sizes)
     zero = (0,) * len(shift)
     try:
-        first, again = (_outputs(subject, inputs, zero) for _ in range(2))
+        first = _outputs(subject, inputs, zero)
+        if any(isinstance(output, FakeTensor) for output in first):
+            _forget_fakes()
+            first = _outputs(subject, inputs, zero)
+        again = _outputs(subject, inputs, zero)
     except Exception as error:
         message = (str(error).splitlines() or [""])[0]
         raise ConversionError(
             "convert: the converted network must run on the example, got "
             f"{type(error).__name__}: {message}; convert its parts, or skip the module that fails"
         ) from error
-    if forms is None or not images.is_floating_point():
+    if decided is None or not images.is_floating_point():
         return ""
     if not all(map(torch.equal, first, again)):
         return "not checked under a shift, because it answers differently each time"
     if not all(bool(output.isfinite().all()) for output in first):
         return "not checked under a shift, because its outputs are not finite"
-    if _agrees(subject, inputs, shift, forms):
+    if _agrees(subject, inputs, shift, decided):
         return ""
     try:  # rounding may have changed a choice
-        wide = _agrees(subject.double(), inputs.mapped(lambda x, _: _wide(x), _wide), shift, forms)
+        wide = _agrees(
+            subject.double(), inputs.mapped(lambda x, _: _wide(x), _wide), shift, decided
+        )
     except (RuntimeError, TypeError) as error:
         return f"not checked under a shift in float64: {(str(error).splitlines() or [''])[0]}"
     if not wide:
@@ -79,24 +88,41 @@ def check_converted(
     return ""
 
 
+def _forget_fakes() -> None:
+    """Empty what ``functools`` caches, if tensors without values came in when nothing was run."""
+    for cache in gc.get_objects():
+        if type(cache) is functools._lru_cache_wrapper:
+            held = gc.get_referents(cache)  # the results, or what holds them
+            held += [value for part in held for value in gc.get_referents(part)]
+            held += [value for part in held for value in gc.get_referents(part)]
+            if any(type(value) is FakeTensor for value in held):
+                cache.cache_clear()
+
+
 def _wide(x: Tensor) -> Tensor:
     return x.double() if x.is_floating_point() else x
 
 
-def _agrees(
-    model: nn.Module, inputs: Inputs, shift: Sequence[int], forms: Sequence[MapForm | None]
-) -> bool:
+def _agrees(model: nn.Module, inputs: Inputs, shift: Sequence[int], decided: Decided) -> bool:
     """Whether outputs for shifted images are the shifted outputs, to rounding."""
-    before, after = (_outputs(model, inputs, moved) for moved in ((0,) * len(shift), shift))
-    for old, new, form in zip(before, after, forms, strict=True):
-        if form is not None:
-            if max(form.steps) > 1:  # by which part of a cell it moved is not told
-                continue
-            amounts = [int(d / step) for d, step in zip(shift, form.steps, strict=True)]
-            old = old.roll(amounts, form.dims)
-        tolerance = max(ROUNDING.get(inputs.tensors[0].dtype, ROUNDING[torch.float32]), _WIDEST)
-        if float(largest_difference(old[None], new[None])) > tolerance * spread(old):
-            return False
+    tolerance = max(ROUNDING.get(inputs.tensors[0].dtype, ROUNDING[torch.float32]), _WIDEST)
+    placed = {output.index for output in decided.outputs}
+    steps = [form.steps for i, form in enumerate(decided.forms) if form is not None and i in placed]
+    cells = [math.lcm(*(step.numerator for step in axis)) for axis in zip(*steps, strict=True)]
+    whole = tuple(-(-d // cell) * cell for d, cell in zip(shift, cells, strict=bool(cells)))
+    before = _outputs(model, inputs, (0,) * len(shift))
+    for moved in dict.fromkeys((tuple(shift), whole or tuple(shift))):
+        after = _outputs(model, inputs, moved)
+        for index, (old, new) in enumerate(zip(before, after, strict=True)):
+            form = decided.forms[index]
+            if form is not None:
+                amounts = [d / step for d, step in zip(moved, form.steps, strict=True)]
+                is_told = max(form.steps) <= 1 or index in placed
+                if not is_told or any(amount.denominator > 1 for amount in amounts):
+                    continue  # by which part of a cell it moved
+                old = old.roll([int(amount) for amount in amounts], form.dims)
+            if float(largest_difference(old[None], new[None])) > tolerance * spread(old):
+                return False
     return True
 
 

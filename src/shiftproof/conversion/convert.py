@@ -147,7 +147,7 @@ def convert(
     )
     converted = apply_checked(plan, model, selector)
     moves = circular and not isinstance(selector, FirstPhase)
-    unchecked = check_converted(converted, inputs, decided.forms if moves else None)
+    unchecked = check_converted(converted, inputs, decided if moves else None)
     if unchecked:
         plan = dataclasses.replace(plan, notes=(*plan.notes, unchecked))
     return Conversion(converted, plan)
@@ -156,7 +156,8 @@ def convert(
 def _check(model: nn.Module, padding: str) -> None:
     if not isinstance(model, nn.Module):
         raise TypeError(
-            f"convert: model must be a torch.nn.Module, got {type(model).__name__}; wrap it in one"
+            f"convert: model must be a torch.nn.Module, got {type(model).__name__}; convert the "
+            "module it was made from"
         )
     if padding not in ("circular", "keep"):
         raise ValueError(

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from shiftproof.analysis.changes import CircularWindow, Edit, ExactMean, bind, functions_named
+from shiftproof.analysis.changes import CircularWindow, Edit, ExactMean, functions_named
 from shiftproof.conversion.alignment import (
     Aligner,
     Travelling,
@@ -50,9 +50,8 @@ class AlignedWindow(Edit):
 
     aligner: Aligner
 
-    def run(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    def changed(self, func: Callable[..., Any], bound: dict[str, Any]) -> Any:
         """Compute what the call gives."""
-        bound = bind(self.function, args, kwargs)
         assert isinstance(self.change, CircularWindow)
         return self.change.run(func, bound, self.aligner.phase(bound["input"]))
 
@@ -146,12 +145,14 @@ class MovedOutput:
     Attributes:
         index: Which of the tensors that the network returns.
         dims: Dimension of each spatial axis.
-        scales: Per alignment and axis, pixels of the output per position of the aligned tensor.
+        scales: Per alignment and axis, positions of the aligned tensor in a common unit.
+        cells: Per axis, a pixel of the output in that unit; it is moved by whole ones.
     """
 
     index: int
     dims: tuple[int, ...]
     scales: tuple[tuple[int, ...], ...]
+    cells: tuple[int, ...]
 
 
 class EditedNetwork(EditedForward):
@@ -195,7 +196,7 @@ class EditedNetwork(EditedForward):
             result = super().__call__(*args, **kwargs)
             tensors = tensors_in(result) if self.outputs else []
             moved = {
-                o.index: move_back(tensors[o.index], o.dims, offsets, o.scales)
+                o.index: move_back(tensors[o.index], o.dims, offsets, o.scales, o.cells)
                 for o in self.outputs
             }
         return with_tensors(result, moved)

@@ -198,11 +198,6 @@ def place(findings: Findings) -> list[Placement]:
         ConversionError: If the input itself cannot be aligned.
     """
     cuts = find_cuts(findings)
-    if not cuts:
-        raise ConversionError(
-            "convert: the input must be made of floating-point numbers, got integers; convert the "
-            "network behind its embedding"
-        )
     placements: list[Placement] = []
     demands: list[tuple[int, Periods]] = []
     for finding in findings.calls:
@@ -230,6 +225,12 @@ def _open(
     """Add an alignment in front of a call, or enlarge the last one."""
     first = placements[-1].cut.value.birth if placements else -1
     possible = [cut for cut in cuts if first <= cut.value.birth < position]
+    if not possible:
+        place = findings.graph.calls[position].place
+        raise ConversionError(
+            "convert: what is aligned must be made of real floating-point numbers, got others in "
+            f"front of {place}; convert the network behind the place where they become real"
+        )
     latest = possible[-1]
     if placements and latest.form.steps == placements[-1].cut.form.steps:
         placements[-1].add(demands[-1][1])  # the resolution is that of the last alignment

@@ -39,6 +39,7 @@ class Alignment:
         dims: Dimension of each spatial axis of the tensor, or the one they are flattened into.
         sizes: Sizes of the map in the example.
         ndim: Dimensions of the tensor.
+        steps: Pixels of the input per position of the tensor, per axis.
     """
 
     where: str
@@ -50,6 +51,7 @@ class Alignment:
     dims: tuple[int, ...]
     sizes: tuple[int, ...]
     ndim: int
+    steps: tuple[float, ...]
 
     @property
     def sampled(self) -> bool:
@@ -96,6 +98,8 @@ class ConversionPlan:
         geometry: Windows that give another size than before, in words.
         accepted: Modules that were tried and found to move with their input; nothing is proved.
         outputs: Output maps that are moved back to where the content is.
+        remainders: Pixels of the input that the coarsest of them is moved by at least, per axis;
+            empty if there are none.
         notes: What else is to be known.
         selector: What scores the phases.
         tensors: Shape of every parameter and buffer, by name.
@@ -114,6 +118,7 @@ class ConversionPlan:
     geometry: tuple[str, ...]
     accepted: tuple[str, ...]
     outputs: tuple[MovedOutput, ...]
+    remainders: tuple[float, ...]
     notes: tuple[str, ...]
     selector: str
     tensors: Mapping[str, tuple[int, ...]]
@@ -228,6 +233,12 @@ class ConversionPlan:
             f"  padding   {before} to {after} in {count} {'call' if count == 1 else 'calls'}"
             for (before, after), count in counts.items()
         ]
+        if max(self.remainders, default=1) > 1:
+            cells = "x".join(f"{size:g}" for size in self.remainders)
+            lines.append(
+                f"  output    maps come back by whole cells of {cells} pixels; call_with_offset "
+                "tells the rest"
+            )
         lines += [f"  geometry  {change}" for change in self.geometry]
         lines += [
             f"  trial     {name} moved with its input in every trial; that is no proof"

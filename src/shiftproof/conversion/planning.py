@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from torch import nn
 
+from shiftproof.analysis.calls import least_common_multiple
 from shiftproof.analysis.changes import CircularWindow, Edit, bind, plain_values
 from shiftproof.analysis.errors import ConversionError
 from shiftproof.analysis.findings import Finding, Findings
 from shiftproof.analysis.graph import Value, values_in
+from shiftproof.analysis.layout import Factor, Layout, moves, still, whole
 from shiftproof.analysis.outputs import map_dims
 from shiftproof.conversion.forward import MovedOutput
 from shiftproof.conversion.placement import MapForm, Placement, map_form, place
@@ -36,6 +39,7 @@ class Decided:
     Attributes:
         forms: How each tensor that the network returns holds a map that moves with the input; None
             for one that stays the same.
+        limits: Why it holds for this size only, in words.
     """
 
     alignments: tuple[Alignment, ...]
@@ -43,7 +47,9 @@ class Decided:
     paddings: tuple[PaddingChange, ...]
     geometry: tuple[str, ...]
     outputs: tuple[MovedOutput, ...]
+    remainders: tuple[float, ...]
     forms: tuple[MapForm | None, ...]
+    limits: tuple[str, ...]
 
     @property
     def comparable(self) -> list[object]:
@@ -85,10 +91,13 @@ def decide(findings: Findings) -> Decided:
                 dims=form.dims,
                 sizes=form.sizes,
                 ndim=len(placement.cut.value.shape),
+                steps=tuple(map(float, form.steps)),
             )
         )
     returned = values_in(findings.graph.output)
     forms = tuple(_output_form(value, findings, placements) for value in returned)
+    outputs = _moved_outputs(forms, placements)
+    steps = [kept.steps for o in outputs if (kept := forms[o.index]) is not None]
     return Decided(
         alignments=tuple(alignments),
         edits=tuple(edits),
@@ -98,8 +107,10 @@ def decide(findings: Findings) -> Decided:
             if f.border and not f.is_unknown and _is_applied(f, placements)
         ),
         geometry=tuple(dict.fromkeys(f.geometry for f in applied if f.geometry)),
-        outputs=_moved_outputs(forms, placements),
+        outputs=outputs,
+        remainders=tuple(float(max(axis)) for axis in zip(*steps, strict=True)),
         forms=forms,
+        limits=tuple(finding.limit for finding in findings.calls if finding.limit),
     )
 
 
@@ -193,10 +204,21 @@ def _moved_outputs(
 ) -> tuple[MovedOutput, ...]:
     """Output maps that shall lie where the content of the input lies."""
     moved = []
+    cuts = [placement.cut.form for placement in placements]
     for index, form in enumerate(forms if placements else ()):
-        scales = None if form is None else _scales(form, placements)
-        if form is not None and scales is not None:
-            moved.append(MovedOutput(index, form.dims, scales))
+        if form is not None and _is_whole(form, placements):
+            unit = math.lcm(*(s.denominator for f in (form, *cuts) for s in f.steps))
+            scales = tuple(tuple(int(step * unit) for step in cut.steps) for cut in cuts)
+            cells = tuple(int(step * unit) for step in form.steps)
+            common = math.gcd(*cells, *(number for scale in scales for number in scale))
+            moved.append(
+                MovedOutput(
+                    index,
+                    form.dims,
+                    tuple(tuple(number // common for number in scale) for scale in scales),
+                    tuple(cell // common for cell in cells),
+                )
+            )
     return tuple(moved)
 
 
@@ -208,25 +230,48 @@ def _output_form(
     form = map_form(findings.layout(value), len(sizes))
     if form is not None:
         return form if len(form.dims) == len(sizes) else None
+    if (form := _narrow_form(findings.layout(value), sizes)) is not None:
+        return form
     settled = bool(placements) and placements[-1].is_full and value.birth >= 0
-    dims = map_dims(value.shape, sizes)  # what is behind has no layout any more
+    graph = findings.graph
+    # What is behind has no layout any more.
+    dims = map_dims(value.shape, graph.inputs[0].shape, graph.dims[0])
     if findings.moves(value) or not settled or dims is None:
         return None
     ratios = {Fraction(value.shape[d], size) for d, size in zip(dims, sizes, strict=True)}
-    if len(ratios) != 1 or min(ratios).denominator != 1:
+    if len(ratios) != 1 or 1 not in (min(ratios).numerator, min(ratios).denominator):
         return None
     return MapForm(dims, tuple(value.shape[d] for d in dims), (1 / min(ratios),) * len(sizes))
 
 
-def _scales(form: MapForm, placements: Sequence[Placement]) -> tuple[tuple[int, ...], ...] | None:
-    """Pixels of an output per position of each aligned tensor; None if that is no whole one."""
-    scales = [
-        tuple(a / b for a, b in zip(placement.cut.form.steps, form.steps, strict=True))
-        for placement in placements
-    ]
-    if any(value.denominator != 1 for scale in scales for value in scale):
+def _narrow_form(layout: Layout | None, sizes: Sequence[int]) -> MapForm | None:
+    """How a map is held of which some axes came down to one position."""
+    if layout is None or len(layout) != 2 + len(sizes) or not still(layout[1]):
         return None
-    return tuple(tuple(map(int, scale)) for scale in scales)
+    found = [
+        (whole(part) if part else Factor(1, axis, step=Fraction(sizes[axis])))
+        for axis, part in enumerate(layout[2:])
+    ]
+    axes = [factor for factor in found if factor is not None and not factor.has_margin]
+    if [factor.axis for factor in axes] != list(range(len(sizes))) or not moves(layout):
+        return None
+    dims = tuple(range(2, len(layout)))
+    return MapForm(dims, tuple(f.size for f in axes), tuple(f.step for f in axes))
+
+
+def _is_whole(form: MapForm, placements: Sequence[Placement]) -> bool:
+    """Whether the input is aligned by whole pixels of the output, which can be told apart."""
+    pairs = enumerate(zip(form.sizes, form.steps, strict=True))
+    return all(size == 1 or _total(axis, placements) % step == 0 for axis, (size, step) in pairs)
+
+
+def _total(axis: int, placements: Sequence[Placement]) -> Fraction:
+    """By how many pixels of the input all alignments together align, along an axis."""
+    total = Fraction(1)
+    for placement in placements:
+        period = placement.strides[axis] * placement.cut.form.steps[axis]
+        total = least_common_multiple(total, period)
+    return total
 
 
 def make_plan(
@@ -253,7 +298,7 @@ def make_plan(
     Returns:
         The plan.
     """
-    done = {key: value for key, value in vars(decided).items() if key != "forms"}
+    done = {key: value for key, value in vars(decided).items() if key not in ("forms", "limits")}
     return ConversionPlan(
         **done,
         model=type(model).__qualname__,

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from shiftproof.analysis.graph import Graph, Value, Visit
 
-Kind = Literal["input", "output", "window", "result"]
+Kind = Literal["input", "output", "hooked", "window", "result"]
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,8 @@ class Site:
     """A point at which a tensor passes, once per call of the network.
 
     Attributes:
-        kind: ``"input"`` of a module; ``"output"`` of a module; ``"window"``, the input of a
+        kind: ``"input"`` of a module; ``"output"`` of its forward pass; ``"hooked"``, what hooks of
+            the user's made of it; ``"window"``, the input of a
             window that a module's forward pass calls; ``"result"`` of a function that it calls.
         module: Qualified name of the module; empty for the network itself.
         positions: Which arguments of the module hold the tensor, for an input; empty for the images
@@ -38,7 +39,7 @@ class Site:
     @property
     def is_boundary(self) -> bool:
         """Whether it lies between modules, so that no forward pass is looked into."""
-        return self.kind in ("input", "output") and bool(self.module)
+        return self.kind in ("input", "output", "hooked") and bool(self.module)
 
 
 def _positions(visit: Visit, value: Value) -> tuple[int | str, ...]:
@@ -61,7 +62,8 @@ def find_site(graph: Graph, value: Value, is_returned: bool) -> Site | None:
     """
     if value.birth < 0 and len(graph.inputs) > 1:
         return Site("input", "")
-    once = [visit for visit in graph.visits if visit.name and graph.is_called_once(visit.name)]
+    visits = [visit for visit in graph.visits if visit.name and visit.keeps_hooks]
+    once = [visit for visit in visits if graph.is_called_once(visit.name)]
     made = graph.calls[value.birth] if value.birth >= 0 else None
     old = made.inputs if made is not None and made.in_place else []
     for visit in once:  # the outermost first
@@ -69,7 +71,7 @@ def find_site(graph: Graph, value: Value, is_returned: bool) -> Site | None:
         # Who gave a tensor that was written to may go on with it instead of what is returned.
         is_own = not any(_positions(visit, source) for source in old)
         if is_made and is_own and all(user >= visit.end for user in value.users):
-            return Site("output", visit.name)
+            return Site("output" if visit.given is value else "hooked", visit.name)
     is_written = any(graph.calls[user].in_place for user in value.users)
     for visit in () if is_returned or is_written else reversed(once):  # the innermost first
         inside = all(visit.start <= user < visit.end for user in value.users)

@@ -167,6 +167,8 @@ class Study:
             for axis, stride in enumerate(alignment.stride):
                 period = Fraction(sizes[axis], alignment.sizes[axis]) * stride
                 periods[axis] = math.lcm(periods[axis], period.numerator)
+        if decided.limits:
+            return decided.limits[0]
         if self._calls:
             return "a module was followed on values, at this size"
         from shiftproof.analysis.sizes import least_sizes  # imports sympy
@@ -180,8 +182,13 @@ class Study:
             again = decide(self._at(larger).findings())
         except Exception as error:
             return f"{shown(larger)} cannot be followed ({type(error).__name__})"
-        same = again.comparable == decided.comparable
-        return least if same else f"at {shown(larger)} other calls would have to change"
+        if again.comparable == decided.comparable:
+            return least
+        new = [edit.module for edit in again.edits if edit not in decided.edits]
+        what = (
+            f"{new[0] or 'the network'} would be changed otherwise" if new else "more would differ"
+        )
+        return f"at {shown(larger)} {what}; convert with an example of that size"
 
     def _at(self, sizes: Sequence[int]) -> Study:
         """The same network at another size."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from shiftproof.analysis.calls import Call, rule
 from shiftproof.analysis.errors import UnknownError, shown
-from shiftproof.analysis.layout import Dimension, Layout, matched, plain, still
+from shiftproof.analysis.layout import Dimension, Layout, matched, moves, plain, still
 from shiftproof.analysis.rules.elementwise import combined, conflict
 
 
@@ -60,6 +60,41 @@ def attention(call: Call) -> Layout:
     if call.given.get("attn_mask") is not None:
         scores = combined(call, [scores, call.layout(call.given["attn_mask"])])
     return product(call, scores, value)
+
+
+_HEADS = """
+input key value embed_dim_to_check num_heads in_proj_weight in_proj_bias bias_k bias_v add_zero_attn
+dropout_p out_proj_weight out_proj_bias training key_padding_mask need_weights attn_mask
+use_separate_proj_weight q_proj_weight k_proj_weight v_proj_weight static_k static_v
+average_attn_weights is_causal
+"""
+_OF_POSITIONS = "bias_k bias_v add_zero_attn key_padding_mask attn_mask static_k static_v is_causal"
+
+
+@rule("multi_head_attention_forward", _HEADS)
+def multi_head_attention(call: Call) -> list[Layout]:
+    """Attention of several heads, of tensors ``(L, N, E)``; ``nn.MultiheadAttention`` calls it."""
+    tensors = [call.layout(call.given[name]) for name in ("input", "key", "value")]
+    special = [call.given.get(name) for name in _OF_POSITIONS.split()]
+    if any(value is not None and value is not False for value in special):
+        raise UnknownError("masks and keys that belong to fixed positions")
+    if any(len(layout) != 3 for layout in tensors):
+        raise UnknownError("attention without a dimension of samples")
+    weights = [value for name, value in call.given.items() if "weight" in name or "bias" in name]
+    if any(moves(call.layout(weight)) for weight in weights):
+        raise UnknownError("weights that depend on the input")
+    for layout in tensors:
+        call.require_no_margin(layout)
+        call.require_free(layout[2], "a linear layer across positions, with weights for each")
+    queries, keys, values = ((n, length, ()) for length, n, _ in tensors)
+    scores = product(call, queries, (keys[0], (), keys[1]))
+    samples, length, _ = product(call, scores, values)
+    results: list[Layout] = [(length, samples, plain(call.shape[2]))]
+    if call.given.get("need_weights", True):
+        heads = (plain(call.given["num_heads"]),)
+        is_averaged = call.given.get("average_attn_weights", True)
+        results.append((samples, *(() if is_averaged else heads), *scores[1:]))
+    return results
 
 
 @rule("linear", "input weight bias")

@@ -90,6 +90,8 @@ def conflict(call: Call, first: Dimension, second: Dimension) -> str:
     if still(first) or still(second):
         fixed = [v.name for v in call.record.inputs if v.name and not moves(call.layout(v))]
         what = "position embedding" if call.name in _ADDITIONS else "weights of positions"
+        if not fixed and call.name in _ADDITIONS:
+            return "a tensor that stays where it is joins a map that moves"
         return f"{what}: {fixed[0] if fixed else 'a tensor'} stays where it is"
     pairs = list(zip(first, second, strict=False))
     if all(replace(a, frame=()) == replace(b, frame=()) for a, b in pairs):
@@ -100,7 +102,7 @@ def conflict(call: Call, first: Dimension, second: Dimension) -> str:
 @rule(
     "bfloat16 bool byte clone contiguous cpu cuda detach double float half int long requires_grad"
 )
-@rule("to type type_as data")
+@rule("to type type_as data as_tensor asarray")
 def cast(call: Call) -> Layout:
     """Another dtype, device or copy: the values of the first tensor."""
     first = next(leaf for leaf in leaves_of((call.record.args, call.record.kwargs)))

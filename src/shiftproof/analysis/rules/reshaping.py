@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from shiftproof.analysis.calls import PADDED_AGAIN, Call, replaced, rule
+from shiftproof.analysis.calls import PADDED_AGAIN, Call, per_dim, replaced, rule
 from shiftproof.analysis.errors import UnknownError
 from shiftproof.analysis.graph import Value
 from shiftproof.analysis.layout import (
@@ -36,6 +36,34 @@ def reshape(call: Call) -> Layout:
     result = reshaped(layout, call.shape)
     if result is None:
         raise UnknownError("a reshape that cuts through positions")
+    call.require_layout(result)
+    return result
+
+
+@rule("unfold", "input kernel_size dilation padding stride")
+@rule("fold", "input output_size kernel_size dilation padding stride")
+def patches(call: Call) -> Layout:
+    """``torch.nn.functional.unfold`` to patches beside one another, and back."""
+    kernel = per_dim(call.given["kernel_size"], 2)
+    stride, padding, dilation = (
+        per_dim(call.given.get(name, default), 2)
+        for name, default in (("stride", 1), ("padding", 0), ("dilation", 1))
+    )
+    layout, is_fold = call.source, call.name == "fold"
+    fine = call.shape if is_fold else tuple(map(size_of, layout))
+    if len(fine) != 4 or len(call.shape) != (4 if is_fold else 3):  # Tensor.unfold is another
+        raise UnknownError(f"what {call.name} does to positions")
+    counts = [size // step for size, step in zip(fine[2:], kernel, strict=True)]
+    if stride != kernel or any(padding) or dilation != (1, 1) or has_margin(layout):
+        raise UnknownError("patches that overlap")
+    if is_fold:
+        shape, order = (*fine[:2], *kernel, *counts), (0, 1, 4, 2, 5, 3)
+    else:
+        shape, order = (*fine[:2], counts[0], kernel[0], counts[1], kernel[1]), (0, 1, 3, 5, 2, 4)
+    split_up = reshaped(layout, shape)
+    result = split_up and reshaped(tuple(split_up[dim] for dim in order), call.shape)
+    if not result:
+        raise UnknownError("patches that cut through positions")
     call.require_layout(result)
     return result
 

@@ -91,8 +91,7 @@ def interpolation(call: Call) -> Layout:
     if min(ratios) >= 1 and mode != "area":
         if _REACH[mode]:
             call.border = f"{mode} interpolation repeats the pixels at the border"
-            times = tuple(int(ratio) for ratio in ratios)
-            call.change = CircularInterpolation(_REACH[mode], times, mode)
+            call.change = CircularInterpolation(_REACH[mode], mode)
     elif max(ratios) <= 1 and mode != "bicubic":
         reason = (
             f"interpolation from {shown(sizes, ' x ')} to {shown(shape, ' x ')} keeps a fixed grid"

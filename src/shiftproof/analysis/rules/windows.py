@@ -22,6 +22,8 @@ from shiftproof.analysis.layout import (
     whole,
 )
 from shiftproof.analysis.rules.pads import BORDERS, pixels
+from shiftproof.analysis.rules.reductions import plan_mean
+from shiftproof.nested import leaves_of
 
 _CONVOLUTION = "input weight bias stride padding dilation groups"
 _MAX_POOL = "input kernel_size stride padding dilation ceil_mode return_indices"
@@ -79,8 +81,25 @@ def pool(call: Call) -> Layout:
     dilation = per_dim(call.given.get("dilation") or 1, count)
     spread = [(size - 1) * step + 1 for size, step in zip(kernel, dilation, strict=True)]
     stride = call.given.get("stride") or call.given["kernel_size"]
+    if _is_global(call, kernel) and not call.name.startswith("lp"):
+        if list(kernel) != list(map(size_of, call.source[2:])):
+            call.limit = f"{call.place} is one window over a map of this size"
+        if call.name.startswith("avg"):
+            plan_mean(call, call.source, range(2, 2 + count), keepdim=True)
+        return (*call.source[:2], *((),) * count)
     mode = "minus infinity" if call.name.startswith("max") else "zeros"
     return slide(call, spread, stride, None, mode)
+
+
+def _is_global(call: Call, kernel: Sequence[int]) -> bool:
+    """Whether a pool has one window, which is the whole map, so that no order matters."""
+    other = [call.given.get(name) or 0 for name in ("padding", "divisor_override")]
+    gaps = [step > 1 for step in leaves_of(call.given.get("dilation") or 1)]
+    axes = [whole(dimension) for dimension in call.source[2:]]
+    return not any((*leaves_of(other), *gaps)) and all(
+        factor is not None and not factor.has_margin and size >= factor.size
+        for factor, size in zip(axes, kernel, strict=True)
+    )
 
 
 @rule("ops.lowpass", "input kernel padding_mode stride")
