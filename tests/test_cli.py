@@ -209,7 +209,7 @@ def test_every_command_of_the_guide_does_what_it_says(
     monkeypatch, capsys, tmp_path, command, status
 ):
     monkeypatch.chdir(tmp_path)
-    (code,) = re.findall(r"```python\n(import torch\n\ndef small.*?)```", GUIDE, re.DOTALL)
+    (code,) = re.findall(r"```python\n(import torch\n+def small.*?)```", GUIDE, re.DOTALL)
     Path("networks.py").write_text(code)
     names = {"small.pt": (8, 3, 3, 3), "other.pt": (4, 3, 3, 3)}
     for name, shape in names.items():

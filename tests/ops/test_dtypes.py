@@ -88,6 +88,8 @@ def test_max_pools_take_integers_exactly_and_refuse_what_has_no_order():
 
 @pytest.mark.parametrize("dtype", [*EXACT, *OTHERS], ids=str)
 def test_copies_keep_every_value_of_every_dtype(dtype):
+    if torch.__version__ < "2.11" and dtype in (torch.uint16, torch.uint32, torch.uint64):
+        pytest.skip("this torch cannot gather them")
     x = torch.arange(24).remainder(2).reshape(1, 1, 4, 6).to(dtype)
     phase, floats = torch.tensor([1]), torch.arange(24.0).remainder(2).reshape(1, 1, 4, 6)
     for copied in (

@@ -262,6 +262,11 @@ def training(folder, style):
                 os.killpg(parent.pid, signal.SIGKILL)
 
 
+def own_lines(output):
+    """Without what gloo says of itself in torch 2.10."""
+    return "".join(line for line in output.splitlines(True) if not line.startswith("[Gloo]"))
+
+
 def both_saved_at_the_same_step(folder):
     wait_for(folder, "saved")
     first, second = ((folder / f"saved{rank}").read_text() for rank in range(2))
@@ -279,7 +284,7 @@ def test_a_signal_lets_every_process_finish_the_same_step(tmp_path, send, number
     with training(tmp_path, "graceful") as parent:
         send(parent.pid, number)
         output, errors = parent.communicate(timeout=60)
-    assert (parent.returncode, output, errors) == (STOPPED, "", "")
+    assert (parent.returncode, own_lines(output), errors) == (STOPPED, "", "")
     assert both_saved_at_the_same_step(tmp_path)
 
 
@@ -296,5 +301,5 @@ def test_a_signal_ends_processes_that_do_not_catch_it(tmp_path):
     with training(tmp_path, "abrupt") as parent:
         parent.terminate()
         output, errors = parent.communicate(timeout=60)
-    assert (parent.returncode, output, errors) == (STOPPED, "", "")
+    assert (parent.returncode, own_lines(output), errors) == (STOPPED, "", "")
     assert not list(tmp_path.glob("saved*"))
