@@ -264,8 +264,8 @@ def call_with_offset(model: nn.Module, *args: Any, **kwargs: Any) -> tuple[Any, 
     A converted network chooses its grid by the content.  An output map as fine as the input is put
     back to where the content is.  A coarser one is put back by whole pixels of its own, cells of
     the input: a circular shift by whole cells moves it by as many.  The rest of a shift, less than
-    a cell, is in the offset.  What is no map, such as logits or decoded boxes, is as it was found
-    on the aligned input, and all of the shift is in the offset.
+    a cell, is in the offset.  Where no map is returned, but decoded boxes for instance, they are as
+    they were found on the aligned input, and all of the shift is in the offset.
 
     So pixel ``j`` of a map of stride ``s`` lies at ``s * j + offset`` in the input, and a box at
     ``box + offset``, modulo the size of the input.  Where maps of several strides are returned, the
