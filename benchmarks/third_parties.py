@@ -69,6 +69,7 @@ def measure(key: str, code: str = "") -> Row:
             found["response"] = settle(model, lambda: model(*args, **kwargs))
         except (ArithmeticError, IndexError, RuntimeError, TypeError) as error:
             found["remark"] = f"not woken: {error}"
+            model = network.build()
         found["step"] = "convert"
         conversion = tools.convert(model, args, kwargs, images=network.images)
         plan = conversion.plan
