@@ -120,6 +120,10 @@ class Narrow(nn.Module):
     def forward(self, x):
         return nn.functional.linear(x.flatten(1), torch.zeros(5, 7))
 
+def talks():
+    print("a network that talks")
+    return nn.AdaptiveAvgPool2d(1)
+
 made = nn.AdaptiveAvgPool2d(1)
 number = 3
 def needs(what): ...
@@ -143,6 +147,13 @@ def test_an_own_network_is_certified(monkeypatch, capsys, own, name, status):
     assert start(monkeypatch, "certify", name, "--size", 8, "--json") == status
     found = json.loads(capsys.readouterr().out)
     assert (found["verdict"] == "not invariant") == bool(status)
+
+
+def test_what_a_network_prints_is_no_part_of_the_json(monkeypatch, capsys, own):
+    assert start(monkeypatch, "certify", "own_networks:talks", "--size", 8, "--json") == 0
+    output, errors = capsys.readouterr()
+    assert json.loads(output)["verdict"] != "not invariant"
+    assert errors == "a network that talks\n"
 
 
 def test_own_weights_are_loaded(monkeypatch, capsys, own):

@@ -1,5 +1,6 @@
 """Networks as a command line names them: of this zoo, of other libraries, or the user's own."""
 
+import contextlib
 import difflib
 import importlib
 import importlib.util
@@ -129,15 +130,16 @@ def named_model(name: str, weights: str | None = None, *, untrained: bool = Fals
     if not is_own:
         _choose_weights(name, weights, untrained)
     try:
-        if library == "torchvision":
-            model = _of_torchvision(rest, weights)
-        elif library == "timm":
-            model = _of_timm(rest, weights)
-        elif is_own:
-            model = _own(library, rest)
-        else:
-            model = create_model(name, weights=weights)
-            weights = None
+        with contextlib.redirect_stdout(sys.stderr):  # where downloads and own networks talk
+            if library == "torchvision":
+                model = _of_torchvision(rest, weights)
+            elif library == "timm":
+                model = _of_timm(rest, weights)
+            elif is_own:
+                model = _own(library, rest)
+            else:
+                model = create_model(name, weights=weights)
+                weights = None
     except (urllib.error.URLError, OSError) as error:
         reason = " ".join(str(error).split())
         raise RuntimeError(
