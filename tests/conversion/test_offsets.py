@@ -217,3 +217,26 @@ def test_a_map_that_came_down_to_one_position_along_an_axis_moves_along_the_othe
                 [d // 4 for d in shift[-len(shape) + 2 :]], tuple(range(2, len(shape)))
             )
             torch.testing.assert_close(moved, expected, rtol=0, atol=1e-9)
+
+
+ODD = {
+    "unpadded windows": [nn.Conv2d(3, 4, 5, 3), nn.ReLU(), nn.AvgPool2d(3, 2)],
+    "a padding that no window reads": [nn.Conv2d(3, 4, 3, 2, 1), nn.ZeroPad2d(1)],
+    "a shift that no window reads": [nn.Upsample(scale_factor=2), nn.ZeroPad2d((1, 2, 1, 2))],
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_map_whose_pixels_are_no_part_of_the_inputs_stays_and_the_plan_says_so(name) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 3, 3, 1, 1), *ODD[name]).double().eval()
+    x = torch.randn(2, 3, 24, 36, dtype=torch.float64)
+    conversion = convert(model, x)
+    assert any("stays where the content was aligned" in note for note in conversion.plan.notes)
+    assert certify(conversion.model, x).is_invariant
+    for shift in [(12, 18), (5, 7)]:
+        y, offset = call_with_offset(conversion.model, x)
+        moved, other = call_with_offset(conversion.model, x.roll(shift, (2, 3)))
+        torch.testing.assert_close(moved, y, rtol=0, atol=1e-9)
+        size = torch.tensor(x.shape[2:])
+        assert torch.equal((other - offset).remainder(size), torch.tensor([shift] * 2).float())

@@ -16,6 +16,7 @@ from shiftproof.analysis.layout import (
     SCORES,
     Layout,
     factors,
+    has_margin,
     input_layout,
     repeated,
     size_of,
@@ -246,7 +247,7 @@ class _Analysis:
                 self._require_all(finding, "an output that is no map")
 
     def _is_map(self, layout: Known) -> bool:
-        if isinstance(layout, Unreadable):
+        if isinstance(layout, Unreadable) or has_margin(layout):
             return False
         return any(
             len(layout) == first + len(self.spans)

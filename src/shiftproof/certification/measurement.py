@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from shiftproof import ops
 from shiftproof.certification.certificate import Kind, Measurement
-from shiftproof.certification.outputs import as_map, classes, deviations
+from shiftproof.certification.outputs import as_map, classes, deviations, is_whole
 from shiftproof.inputs import Inputs
 from shiftproof.nested import tensors_in
 
@@ -191,7 +191,8 @@ def _whole_cells(
     outputs: Sequence[Tensor], inputs: Inputs, shifts: Sequence[Sequence[int]]
 ) -> list[tuple[int, ...]]:
     """Shifts by whole pixels of the maps that are coarser than the input, if there are none yet."""
-    maps = [found for found in (as_map(output, inputs) for output in outputs) if found is not None]
+    found_maps = [as_map(output, inputs) for output in outputs]
+    maps = [m for m in found_maps if m is not None and is_whole(inputs.sizes, m.shape[2:])]
     cells = [
         math.lcm(*(size // math.gcd(size, found.shape[2 + axis]) for found in maps))
         for axis, size in enumerate(inputs.sizes if maps else ())

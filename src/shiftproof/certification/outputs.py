@@ -29,6 +29,13 @@ def as_map(output: Tensor, inputs: Inputs) -> Tensor | None:
     return last.reshape(len(output), -1, *last.shape[last.ndim - len(dims) :])
 
 
+def is_whole(sizes: Sequence[int], output_sizes: Sequence[int]) -> bool:
+    """Whether one size is a multiple of the other, the same along every axis but those of 1."""
+    pairs = [(a, b) for a, b in zip(sizes, output_sizes, strict=True) if b > 1]
+    ratios = {Fraction(output, size) for size, output in pairs}
+    return len(ratios) == 1 and 1 in (min(ratios).numerator, min(ratios).denominator)
+
+
 def expected_shift(
     shift: Sequence[int], sizes: Sequence[int], output_sizes: Sequence[int]
 ) -> tuple[int, ...] | None:
@@ -42,8 +49,11 @@ def expected_shift(
     Returns:
         The shift in pixels of the output, where that is a whole number; None elsewhere, where any
         circular shift will do, because by which part of a pixel the content moved depends on the
-        phases that were chosen.
+        phases that were chosen, and where neither size is a multiple of the other, the same along
+        every axis.
     """
+    if not is_whole(sizes, output_sizes):
+        return None
     moved = [
         Fraction(pixels * output, size) if output > 1 else Fraction(0)
         for pixels, size, output in zip(shift, sizes, output_sizes, strict=True)

@@ -11,7 +11,7 @@ from torch import nn
 
 from shiftproof.analysis.calls import least_common_multiple
 from shiftproof.analysis.changes import CircularWindow, Edit, bind, plain_values
-from shiftproof.analysis.errors import ConversionError
+from shiftproof.analysis.errors import ConversionError, shown
 from shiftproof.analysis.findings import Finding, Findings
 from shiftproof.analysis.graph import Value, values_in
 from shiftproof.analysis.layout import Factor, Layout, moves, still, whole
@@ -40,6 +40,7 @@ class Decided:
         forms: How each tensor that the network returns holds a map that moves with the input; None
             for one that stays the same.
         limits: Why it holds for this size only, in words.
+        left: Maps among them that cannot be moved back, in words.
     """
 
     alignments: tuple[Alignment, ...]
@@ -50,6 +51,7 @@ class Decided:
     remainders: tuple[float, ...]
     forms: tuple[MapForm | None, ...]
     limits: tuple[str, ...]
+    left: tuple[str, ...]
 
     @property
     def comparable(self) -> list[object]:
@@ -111,6 +113,12 @@ def decide(findings: Findings) -> Decided:
         remainders=tuple(float(max(axis)) for axis in zip(*steps, strict=True)),
         forms=forms,
         limits=tuple(finding.limit for finding in findings.calls if finding.limit),
+        left=tuple(
+            f"output {index}, of shape {shown(value.shape)}, stays where the content was aligned, "
+            "for its pixels are no whole part of the input's; call_with_offset tells where"
+            for index, value in enumerate(returned)
+            if placements and forms[index] is None and _map_dims(value, findings) is not None
+        ),
     )
 
 
@@ -233,15 +241,18 @@ def _output_form(
     if (form := _narrow_form(findings.layout(value), sizes)) is not None:
         return form
     settled = bool(placements) and placements[-1].is_full and value.birth >= 0
-    graph = findings.graph
-    # What is behind has no layout any more.
-    dims = map_dims(value.shape, graph.inputs[0].shape, graph.dims[0])
+    dims = _map_dims(value, findings)  # what is behind has no layout any more
     if findings.moves(value) or not settled or dims is None:
         return None
     ratios = {Fraction(value.shape[d], size) for d, size in zip(dims, sizes, strict=True)}
     if len(ratios) != 1 or 1 not in (min(ratios).numerator, min(ratios).denominator):
         return None
     return MapForm(dims, tuple(value.shape[d] for d in dims), (1 / min(ratios),) * len(sizes))
+
+
+def _map_dims(value: Value, findings: Findings) -> tuple[int, ...] | None:
+    graph = findings.graph
+    return map_dims(value.shape, graph.inputs[0].shape, graph.dims[0])
 
 
 def _narrow_form(layout: Layout | None, sizes: Sequence[int]) -> MapForm | None:
@@ -298,7 +309,9 @@ def make_plan(
     Returns:
         The plan.
     """
-    done = {key: value for key, value in vars(decided).items() if key not in ("forms", "limits")}
+    done = {
+        key: value for key, value in vars(decided).items() if key not in ("forms", "limits", "left")
+    }
     return ConversionPlan(
         **done,
         model=type(model).__qualname__,
