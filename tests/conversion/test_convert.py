@@ -68,7 +68,8 @@ def test_first_phase_gives_the_original_with_circular_padding(name: str) -> None
         torch.testing.assert_close(converted(images()), model.double()(images()))
 
 
-@pytest.mark.parametrize("depth", [18, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("depth", [18, 50])
 def test_resnet_equals_the_zoo(depth: int) -> None:
     torchvision = pytest.importorskip("torchvision")
     torch.manual_seed(0)
@@ -151,13 +152,11 @@ def test_copies_and_pickles() -> None:
         assert list(twin.state_dict()) == list(converted.state_dict())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
-        "residual",
-        pytest.param("windows", marks=pytest.mark.slow),
-        pytest.param("vision transformer", marks=pytest.mark.slow),
-        pytest.param("functional pools", marks=pytest.mark.slow),
+        *("residual", "windows", "vision transformer", "functional pools"),
     ],
 )
 def test_compiles_and_exports(name: str) -> None:

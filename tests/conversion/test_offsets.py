@@ -1,6 +1,8 @@
 """Outputs coarser than the input: moved by whole cells, and the rest told."""
 
 import json
+import runpy
+from pathlib import Path
 
 import pytest
 import torch
@@ -240,3 +242,15 @@ def test_a_map_whose_pixels_are_no_part_of_the_inputs_stays_and_the_plan_says_so
         torch.testing.assert_close(moved, y, rtol=0, atol=1e-9)
         size = torch.tensor(x.shape[2:])
         assert torch.equal((other - offset).remainder(size), torch.tensor([shift] * 2).float())
+
+
+@pytest.mark.slow
+def test_boxes_of_fcos_move_with_the_image(capsys) -> None:
+    pytest.importorskip("torchvision")
+    example = Path(__file__).parents[2] / "examples" / "detect_fcos.py"
+    runpy.run_path(str(example), run_name="__main__")
+    assert capsys.readouterr().out.splitlines() == [
+        "moved by (0, 1): boxes by [(1, 0, 1, 0)]",
+        "moved by (5, 0): boxes by [(0, 5, 0, 5)]",
+        "moved by (17, 40): boxes by [(40, 17, 40, 17)]",
+    ]

@@ -187,6 +187,7 @@ def test_metrics_do_not_import_torchmetrics():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.slow
 def test_missing_torchmetrics_names_the_extra():
     code = "import sys; sys.modules['torchmetrics'] = None; import shiftproof.metrics.accumulate"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -76,12 +76,14 @@ def worst_difference(run, images):
     return max(relative_difference(logits, run(images)) for logits in moved)
 
 
-@pytest.mark.parametrize("placement", [pytest.param("aps3", marks=pytest.mark.slow), "pa"])
+@pytest.mark.slow
+@pytest.mark.parametrize("placement", ["aps3", "pa"])
 def test_logits_under_shifts(placement):
     model = small(PLACEMENTS[placement])
     assert_keeps_the_promise(exported(model, photographs(16, 24)), model, 16, 24)
 
 
+@pytest.mark.slow
 def test_a_plain_network_changes_its_logits_and_classes():
     images = photographs(16, 24)
     run = exported(small(StridedConvs()), images)

@@ -101,6 +101,7 @@ def test_an_error_of_the_machine_keeps_its_words():
         run_together(fail_outside_of_the_group)
 
 
+@pytest.mark.slow
 def test_a_process_that_vanishes_is_named():
     with pytest.raises(RuntimeError, match=r"got process 1 ended by signal SIGKILL; look at"):
         run_together(vanish)
