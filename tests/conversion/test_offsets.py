@@ -254,3 +254,23 @@ def test_boxes_of_fcos_move_with_the_image(capsys) -> None:
         "moved by (5, 0): boxes by [(0, 5, 0, 5)]",
         "moved by (17, 40): boxes by [(40, 17, 40, 17)]",
     ]
+
+
+FINER = {
+    "interpolation": [nn.Upsample(scale_factor=2, mode="bilinear"), nn.Conv2d(4, 4, 5, 3, 3, 2)],
+    "transposed convolution": [nn.ConvTranspose2d(4, 4, 2, 2), nn.Conv2d(4, 4, 7, 3, 3)],
+    "pool": [nn.Upsample(scale_factor=2), nn.MaxPool2d(3)],
+    "pixel shuffle": [nn.Conv2d(4, 16, 1), nn.PixelShuffle(2), nn.AvgPool2d(3)],
+}
+
+
+@pytest.mark.parametrize("name", FINER)
+def test_a_stride_of_a_pixel_and_a_half_is_aligned_by_three_pixels(name) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, 1, 1), *FINER[name]).double().eval()
+    x = torch.randn(2, 3, 24, 36, dtype=torch.float64)
+    converted = convert(model, x).model
+    assert certify(converted, x).is_invariant
+    y, _ = call_with_offset(converted, x)
+    moved, _ = call_with_offset(converted, x.roll((3, 9), (2, 3)))
+    torch.testing.assert_close(moved, y.roll((2, 6), (2, 3)), rtol=0, atol=1e-9)

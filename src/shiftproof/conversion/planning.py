@@ -9,7 +9,7 @@ from fractions import Fraction
 
 from torch import nn
 
-from shiftproof.analysis.calls import least_common_multiple
+from shiftproof.analysis.calls import least_common_multiple, per_dim
 from shiftproof.analysis.changes import CircularWindow, Edit, bind, plain_values
 from shiftproof.analysis.errors import ConversionError, shown
 from shiftproof.analysis.findings import Finding, Findings
@@ -199,8 +199,8 @@ def _finest_site(placement: Placement, findings: Findings) -> tuple[Site, Edit |
         change = CircularWindow(zeros, zeros, zeros)  # else a border that is kept
     number = sum(n for (name, _), n in owner.counts.items() if name == record.function)
     once = graph.is_called_once(owner.name) and number == 1
-    pairs = enumerate(cut.form.steps)
-    steps = tuple(int(finding.periods.get(axis, step) / step) for axis, step in pairs)
+    # What is finer than the input is aligned by whole pixels of it, which may be several strides.
+    steps = per_dim(arguments.get("stride") or arguments.get("kernel_size") or 1, len(strides))
     if finding.is_unknown or not isinstance(change, CircularWindow) or not once or steps != strides:
         return cut.site, None
     edit = Edit(owner.name, record.function, arguments, change)
