@@ -59,12 +59,39 @@ def other_size(error: Exception, tried: list[int]) -> int | None:
     return min(named_sizes, key=lambda size: (abs(size - tried[0]), -size), default=None)
 
 
-def full_size(alignments: Iterable[Any]) -> tuple[str, str]:
+def _full_size(alignments: Iterable[Any]) -> tuple[str, str]:
     """Size of the first map that is aligned by its full size, and why; empty if none is."""
     for one in alignments:
         if one.full and math.prod(one.stride) > 1:
             return "x".join(map(str, one.stride)), "; ".join(one.reasons)
     return "", ""
+
+
+def of_plan(plan: Any) -> dict[str, Any]:
+    """What a row says of a plan."""
+    found: dict[str, Any] = {
+        name: len(getattr(plan, name)) for name in ("alignments", "paddings", "geometry")
+    }
+    found["full_size"], found["reasons"] = _full_size(plan.alignments)
+    return {**found, "any_size": plan.any_size}
+
+
+def of_certificate(certificate: Any, measured: Any) -> dict[str, Any]:
+    """What a row says of a certificate, by one of its two measurements."""
+    largest = measured.largest
+    return {
+        "deviation": largest if math.isfinite(largest) else None,  # JSON has no infinity
+        "tolerance": measured.tolerance,
+        "notes": list(certificate.notes),
+        "verdict": certificate.verdict,
+        "detail": "" if certificate.blame is None else str(certificate.blame),
+    }
+
+
+def of_failure(error: Exception, step: str) -> dict[str, Any]:
+    """What a row says of an error that is no refusal."""
+    text = " ".join(str(error).split())[:300]
+    return {"verdict": "failed", "detail": f"{step}: {type(error).__name__}: {text}"}
 
 
 def _require_same_weights(before: dict[str, Tensor], after: dict[str, Tensor]) -> None:
@@ -131,29 +158,19 @@ def measure(
         conversion = _convert(subject, tools, found)
         summary = conversion.summary
         said.append(str(summary))
-        for name in ("alignments", "paddings", "geometry"):
-            found[name] = len(getattr(summary, name))
-        found["full_size"], found["reasons"] = full_size(summary.alignments)
-        found["any_size"] = summary.any_size
-        found["step"] = "settle"
+        found.update(of_plan(summary), step="settle")
         found["response"] = respond(conversion.model, found["size"])
         found["step"] = "certify"
         model, found["shifts"] = conversion.model.double().eval(), unseen_shifts(found["size"])
         images = draw_images(found["images"], found["size"]).double()
         certificate = tools.certify(model, images, shifts=found["shifts"])
         said.append(str(certificate))
-        largest = certificate.own.largest
-        found["deviation"] = largest if math.isfinite(largest) else None  # JSON has no infinity
-        found["tolerance"] = certificate.own.tolerance
-        found["notes"] = list(certificate.notes)
-        found["verdict"] = certificate.verdict
-        found["detail"] = "" if certificate.blame is None else str(certificate.blame)
+        found.update(of_certificate(certificate, certificate.own))
     except tools.refusal as error:
         found.update(verdict="refused", detail=str(error))
         said.append(traceback.format_exc())
     except Exception as error:
-        text = " ".join(str(error).split())[:300]
-        found.update(verdict="failed", detail=f"{found['step']}: {type(error).__name__}: {text}")
+        found.update(of_failure(error, found["step"]))
         said.append(traceback.format_exc())
     del found["step"]
     return Row.of(subject, **found, code=code, seconds=time.monotonic() - start), "\n".join(said)

@@ -10,7 +10,6 @@ nothing else does.  Results go to a JSON file after every network; the page of
 """
 
 import argparse
-import math
 import sys
 import time
 import traceback
@@ -25,7 +24,7 @@ import torch
 from benchmarks import third_parties_images as of_images
 from benchmarks import third_parties_volumes as of_volumes
 from benchmarks.coverage import machine, matching, run_apart
-from benchmarks.coverage_measure import Tools, digest, full_size
+from benchmarks.coverage_measure import Tools, digest, of_certificate, of_failure, of_plan
 from benchmarks.coverage_models import redraw, settle
 from benchmarks.coverage_page import Coverage, Row
 from benchmarks.measured import RESULTS
@@ -72,28 +71,18 @@ def measure(key: str, code: str = "") -> Row:
             model = network.build()
         found["step"] = "convert"
         conversion = tools.convert(model, args, kwargs, images=network.images)
-        plan = conversion.plan
-        for name in ("alignments", "paddings", "geometry"):
-            found[name] = len(getattr(plan, name))
-        found["full_size"], found["reasons"] = full_size(plan.alignments)
-        found["any_size"] = plan.any_size
-        found["step"] = "certify"
+        found.update(of_plan(conversion.plan), step="certify")
         generator = torch.Generator().manual_seed(20)
         sizes = torch.tensor(inputs.sizes)
         drawn = torch.rand(5, len(sizes), generator=generator) * (sizes - 1)
         found["shifts"] = (1 + drawn.long()).tolist()
         options = {"images": network.images, "shifts": found["shifts"]}
         certificate = tools.certify(conversion.model, args, kwargs, **options)
-        judged = certificate.float64 or certificate.own
-        found["deviation"] = judged.largest if math.isfinite(judged.largest) else None
-        found["tolerance"], found["notes"] = judged.tolerance, list(certificate.notes)
-        found["verdict"] = certificate.verdict
-        found["detail"] = "" if certificate.blame is None else str(certificate.blame)
+        found.update(of_certificate(certificate, certificate.float64 or certificate.own))
     except tools.refusal as error:
         found.update(verdict="refused", detail=str(error))
     except Exception as error:
-        text = " ".join(str(error).split())[:300]
-        found.update(verdict="failed", detail=f"{found['step']}: {type(error).__name__}: {text}")
+        found.update(of_failure(error, found["step"]))
         traceback.print_exc()
     del found["step"]
     return _row(key, **found, code=code, seconds=time.monotonic() - start)
@@ -101,7 +90,8 @@ def measure(key: str, code: str = "") -> Row:
 
 def run(args: argparse.Namespace) -> int:
     keys = [network.key for listed in LIBRARIES.values() for network in listed()]
-    chosen = [key for key in keys if not args.only or any(matching([key], p) for p in args.only)]
+    patterns = args.only or ["*"]
+    chosen = list(dict.fromkeys(key for p in patterns for key in matching(keys, p)))
     coverage = Coverage(keys, machine(*PACKAGES))
     if args.out.exists() and (args.resume or args.only):
         coverage.rows.update(Coverage.load(args.out).rows)

@@ -225,11 +225,14 @@ class Aligner:
         scores = self.selector.forward(standard, self.strides)
         phase = ops.select_phase(standard, self.strides, scores)
         offsets = _offsets() if self.is_moved_back else None
-        if offsets is not None:
-            offsets[self.index] = phase_offsets(phase, self.strides)
         told = None if torch.compiler.is_compiling() else _TOLD.get()
+        if offsets is None and told is None:
+            return phase
+        found = phase_offsets(phase, self.strides)
+        if offsets is not None:
+            offsets[self.index] = found
         if told is not None:
-            told.append((phase_offsets(phase, self.strides), self.steps, self.remainders))
+            told.append((found, self.steps, self.remainders))
         return phase
 
     def __call__(self, x: Tensor) -> Tensor:
