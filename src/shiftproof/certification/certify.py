@@ -39,8 +39,9 @@ def certify(
     and more than one pixel must move with it, by as many of its own pixels as the shift is.  Where
     the shift is no whole number of them, as for coarser maps, it must move by some circular shift,
     because that depends on the phases that were chosen; ``call_with_offset`` tells by which.  For
-    those, shifts by whole pixels of theirs are added.  Label maps ``(N, *spatial)`` of the
-    input's size count as maps too.
+    those, shifts by whole pixels of theirs are added, if their size is a whole part of the input's,
+    the same along every axis; maps of other sizes may stay as well.  Label maps ``(N, *spatial)``
+    of the input's size count as maps too.
 
     A verdict holds for these inputs and these shifts.  It is about circular shifts; a camera's
     movement also brings new content, to which no model can be invariant.

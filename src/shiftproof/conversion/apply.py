@@ -268,8 +268,9 @@ def call_with_offset(model: nn.Module, *args: Any, **kwargs: Any) -> tuple[Any, 
     they were found on the aligned input, and all of the shift is in the offset.
 
     So pixel ``j`` of a map of stride ``s`` lies at ``s * j + offset`` in the input, and a box at
-    ``box + offset``, modulo the size of the input.  Where maps of several strides are returned, the
-    offset is that of the largest, and that of another stride ``s`` is ``offset % s``.
+    ``box + offset``, modulo the size of the input.  Where maps of several strides are returned, of
+    which the largest is a multiple of each, the offset is that of the largest, and that of another
+    stride ``s`` is ``offset % s``; for other strides it is wrong.
 
     Args:
         model: A network that ``convert`` or ``apply_plan`` returned.

@@ -115,7 +115,7 @@ def decide(findings: Findings) -> Decided:
         limits=tuple(finding.limit for finding in findings.calls if finding.limit),
         left=tuple(
             f"output {index}, of shape {shown(value.shape)}, stays where the content was aligned, "
-            "for its pixels are no whole part of the input's; call_with_offset tells where"
+            "for it cannot be moved back; call_with_offset tells where, if no other map is moved"
             for index, value in enumerate(returned)
             if placements and forms[index] is None and _map_dims(value, findings) is not None
         ),
