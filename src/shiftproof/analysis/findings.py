@@ -16,12 +16,11 @@ from shiftproof.analysis.layout import (
     SCORES,
     Layout,
     factors,
-    has_margin,
     input_layout,
     repeated,
     size_of,
-    whole,
 )
+from shiftproof.analysis.outputs import output_form
 
 _ENLARGING = ("interpolate", "expand", "expand_as", "broadcast_to", "repeat", "getitem")
 _FILLED = ("new_zeros", "new_ones", "new_full", "zeros_like", "ones_like", "full_like")
@@ -243,14 +242,6 @@ class _Analysis:
                 continue
             finding = Finding(None, "the output", (value,))
             self.findings.append(finding)
-            if not self._is_map(self.layouts[value]):
+            known = self.layouts[value]
+            if isinstance(known, Unreadable) or output_form(known, [*self.spans.values()]) is None:
                 self._require_all(finding, "an output that is no map")
-
-    def _is_map(self, layout: Known) -> bool:
-        if isinstance(layout, Unreadable) or has_margin(layout):
-            return False
-        return any(
-            len(layout) == first + len(self.spans)
-            and all(not part or whole(part) is not None for part in layout[first:])
-            for first in (2, 1)  # maps with channels, and without
-        )

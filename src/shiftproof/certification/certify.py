@@ -35,13 +35,15 @@ def certify(
 
     The model is run on its arguments and on shifted copies of the images among them, in its own
     precision and in float64, where rounding cannot be confused with anything else.  Logits and
-    other outputs without spatial axes must stay the same.  An output with the axes of the input
-    and more than one pixel must move with it, by as many of its own pixels as the shift is.  Where
-    the shift is no whole number of them, as for coarser maps, it must move by some circular shift,
-    because that depends on the phases that were chosen; ``call_with_offset`` tells by which.  For
-    those, shifts by whole pixels of theirs are added, if their size is a whole part of the input's,
-    the same along every axis; maps of other sizes may stay as well.  Label maps ``(N, *spatial)``
-    of the input's size count as maps too.
+    other outputs without spatial axes must stay the same.  An output ``(N, C, *spatial)`` of more
+    than one pixel, with sizes that are whole parts or multiples of the input's, must move with it,
+    by as many of its own pixels as the shift is; so must ``(N, *spatial, C)`` where all sizes are
+    the same part, and label maps ``(N, *spatial)`` of the input's size.  Where the shift is no
+    whole number of pixels of a coarser map, it must move by some circular shift, because that
+    depends on the phases that were chosen; ``call_with_offset`` tells by which.  For such maps,
+    shifts by whole pixels of theirs are added.  An output of another shape with axes like these,
+    ``(N, A, *spatial, C)`` or ``(N, C, *spatial)`` of sizes that are no whole parts, may move or
+    stay, and ``kind`` and a note tell what it does.
 
     A verdict holds for these inputs and these shifts.  It is about circular shifts; a camera's
     movement also brings new content, to which no model can be invariant.
@@ -95,7 +97,7 @@ def certify(
     subject = _copy(model)
     own = run_pairs(subject, inputs, chosen, gaps)
     require_response(subject, inputs)
-    notes = [text for text in (str(inputs),) if text]
+    notes = [text for text in (str(inputs), *own.notes) if text]
     reference = own if own.dtype == torch.float64 else None
     if reference is None:
         reference = _in_float64(subject, inputs, _decisive(own), gaps, notes)

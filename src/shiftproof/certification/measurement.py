@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from shiftproof import ops
 from shiftproof.certification.certificate import Kind, Measurement
-from shiftproof.certification.outputs import as_map, classes, deviations, is_whole
+from shiftproof.certification.outputs import Output, classes
 from shiftproof.inputs import Inputs
 from shiftproof.nested import tensors_in
 
@@ -103,6 +102,7 @@ class Run:
         flipped: Whether the predicted class of each pair differs, likewise, or None.
         kind: What the outputs are.
         narrowest: A narrower precision that a part of the model computes in, or None.
+        notes: What was found of outputs that may be maps or not.
     """
 
     dtype: torch.dtype
@@ -112,6 +112,7 @@ class Run:
     flipped: Tensor | None
     kind: Kind
     narrowest: torch.dtype | None
+    notes: tuple[str, ...]
 
     @property
     def measurement(self) -> Measurement:
@@ -125,8 +126,8 @@ class Run:
         )
 
 
-def _kind(outputs: Sequence[Tensor], inputs: Inputs) -> Kind:
-    moving = [as_map(output, inputs) is not None for output in outputs]
+def _kind(outputs: Sequence[Output]) -> Kind:
+    moving = [bool(output.reading) for output in outputs]
     if all(moving):
         return "equivariant"
     return "mixed" if any(moving) else "invariant"
@@ -157,11 +158,12 @@ def run_pairs(
     with torch.no_grad(), contextlib.closing(watch), watch:
         result = run(model, inputs)
         before = [output.detach().clone() for output in tensors_in(result)]
-        shifts = [*shifts, *_whole_cells(before, inputs, shifts)]
         _check_outputs(before, result)
         narrowest = watch.narrowest if dtype == torch.float64 else None
         tolerance = ROUNDING.get(narrowest or dtype, ROUNDING[torch.float32])
-        rows, flips = [], []
+        outputs = [Output(output, inputs, tolerance) for output in before]
+        shifts = [*shifts, *_whole_cells(outputs, inputs.sizes, shifts)]
+        flips = []
         predicted = classes(before)
         for shift in shifts:
             after = [output.detach() for output in tensors_in(run(model, inputs, shift))]
@@ -172,38 +174,45 @@ def run_pairs(
                     f"{[tuple(output.shape) for output in after]}; wrap the model so that it "
                     "returns its maps or logits"
                 )
-            rows.append(_compare(before, after, shift, inputs, tolerance))
+            for output, found in zip(outputs, after, strict=True):
+                output.compare(found, shift)
             shifted_classes = classes(after)
             if predicted is not None and shifted_classes is not None:
                 flips.append((predicted != shifted_classes).cpu())
+    count = len(inputs.tensors[0])
+    worst = torch.zeros(len(shifts), count, dtype=torch.float64)
+    for output in outputs:
+        worst = torch.maximum(worst, torch.stack(output.deviations[output.reading]))
     return Run(
         dtype=dtype,
         shifts=shifts,
         tolerance=tolerance,
-        deviations=torch.stack(rows),
+        deviations=worst,
         flipped=torch.stack(flips) if flips else None,
-        kind=_kind(before, inputs),
+        kind=_kind(outputs),
         narrowest=narrowest,
+        notes=tuple(dict.fromkeys(output.note for output in outputs if output.note)),
     )
 
 
 def _whole_cells(
-    outputs: Sequence[Tensor], inputs: Inputs, shifts: Sequence[Sequence[int]]
+    outputs: Sequence[Output], sizes: Sequence[int], shifts: Sequence[Sequence[int]]
 ) -> list[tuple[int, ...]]:
-    """Shifts by whole pixels of the maps that are coarser than the input, if there are none yet."""
-    found_maps = [as_map(output, inputs) for output in outputs]
-    maps = [m for m in found_maps if m is not None and is_whole(inputs.sizes, m.shape[2:])]
-    cells = [
-        math.lcm(*(size // math.gcd(size, found.shape[2 + axis]) for found in maps))
-        for axis, size in enumerate(inputs.sizes if maps else ())
-    ]
-    if max(cells, default=1) == 1 or any(
-        not any(d % c for d, c in zip(shift, cells, strict=True)) for shift in shifts
-    ):
-        return []
-    rows = {(1,) * len(cells), tuple(-(axis + 1) for axis in range(len(cells)))}
-    whole = [tuple(n * c for n, c in zip(row, cells, strict=True)) for row in sorted(rows)]
-    return [w for w in whole if any(d % s for d, s in zip(w, inputs.sizes, strict=True))]
+    """Shifts by whole pixels of each map that is coarser than the input, if there are none yet."""
+    added: list[tuple[int, ...]] = []
+    found = {cells for output in outputs for cells in output.cells}
+    for cells in sorted(found, reverse=True):
+        known = [
+            shift
+            for shift in (*shifts, *added)
+            if not any(d % c for d, c in zip(shift, cells, strict=True))
+            and any(d % size for d, size in zip(shift, sizes, strict=True))
+        ]
+        if max(cells) > 1 and not known:
+            rows = {(1,) * len(cells), tuple(-(axis + 1) for axis in range(len(cells)))}
+            whole = [tuple(n * c for n, c in zip(row, cells, strict=True)) for row in sorted(rows)]
+            added += [w for w in whole if any(d % s for d, s in zip(w, sizes, strict=True))]
+    return added
 
 
 def run(model: Callable[..., Any], inputs: Inputs, shift: Sequence[int] | None = None) -> Any:
@@ -253,21 +262,3 @@ def _check_outputs(outputs: Sequence[Tensor], result: Any) -> None:
             "certify: the output for example_input must be finite, got NaN or infinity; pass an "
             "input like those the model is made for"
         )
-
-
-def _compare(
-    before: Sequence[Tensor],
-    after: Sequence[Tensor],
-    shift: Sequence[int],
-    inputs: Inputs,
-    tolerance: float,
-) -> Tensor:
-    """Largest deviation of each image over all outputs, ``(N,)`` on the CPU."""
-    count = len(inputs.tensors[0])
-    worst = torch.zeros(count, dtype=torch.float64)
-    for old, new in zip(before, after, strict=True):
-        if old.ndim == 0 or old.shape[0] != count:
-            old, new = old[None], new[None]  # one value for the whole batch
-        found = deviations(old, new, shift, inputs, tolerance)
-        worst = torch.maximum(worst, found.cpu().to(torch.float64).expand(count))
-    return worst

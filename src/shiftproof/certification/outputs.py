@@ -6,59 +6,10 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from shiftproof.analysis.outputs import map_dims
+from shiftproof.analysis.outputs import Dims, readings, steps_of
 from shiftproof.certification.orbit import closest_shift, largest_difference, widened
 from shiftproof.inputs import Inputs
 from shiftproof.ops import circular_shift
-
-
-def as_map(output: Tensor, inputs: Inputs) -> Tensor | None:
-    """Read an output as something that moves with the input, see ``analysis.outputs.map_dims``.
-
-    Args:
-        output: A tensor that the model returned.
-        inputs: The model's input.
-
-    Returns:
-        The output as ``(N, C, *spatial)``, or None.
-    """
-    dims = map_dims(output.shape, inputs.tensors[0].shape, inputs.dims)
-    if dims is None:
-        return None
-    last = output.movedim(dims, tuple(range(-len(dims), 0)))
-    return last.reshape(len(output), -1, *last.shape[last.ndim - len(dims) :])
-
-
-def is_whole(sizes: Sequence[int], output_sizes: Sequence[int]) -> bool:
-    """Whether one size is a multiple of the other, the same along every axis but those of 1."""
-    pairs = [(a, b) for a, b in zip(sizes, output_sizes, strict=True) if b > 1]
-    ratios = {Fraction(output, size) for size, output in pairs}
-    return len(ratios) == 1 and 1 in (min(ratios).numerator, min(ratios).denominator)
-
-
-def expected_shift(
-    shift: Sequence[int], sizes: Sequence[int], output_sizes: Sequence[int]
-) -> tuple[int, ...] | None:
-    """Shift that an output map must show.
-
-    Args:
-        shift: Shift of the input, in its pixels.
-        sizes: Spatial sizes of the input.
-        output_sizes: Spatial sizes of the output.
-
-    Returns:
-        The shift in pixels of the output, where that is a whole number; None elsewhere, where any
-        circular shift will do, because by which part of a pixel the content moved depends on the
-        phases that were chosen, and where neither size is a multiple of the other, the same along
-        every axis.
-    """
-    if not is_whole(sizes, output_sizes):
-        return None
-    moved = [
-        Fraction(pixels * output, size) if output > 1 else Fraction(0)
-        for pixels, size, output in zip(shift, sizes, output_sizes, strict=True)
-    ]
-    return None if any(part.denominator > 1 for part in moved) else tuple(map(int, moved))
 
 
 def spread(output: Tensor) -> float:
@@ -75,30 +26,96 @@ def spread(output: Tensor) -> float:
     return deviation or values.abs().max().item() or 1.0
 
 
-def deviations(
-    before: Tensor, after: Tensor, shift: Sequence[int], inputs: Inputs, tolerance: float
-) -> Tensor:
-    """How far each sample of an output is from what the shift of the input asks for.
+def _as_map(output: Tensor, dims: Dims) -> Tensor:
+    """Read an output as ``(N, C, *spatial)``."""
+    last = output.movedim(dims, tuple(range(-len(dims), 0)))
+    return last.reshape(len(output), -1, *last.shape[last.ndim - len(dims) :])
+
+
+class Output:
+    """A tensor that a model returns, and how far it is from what shifts of the input ask for.
 
     Args:
-        before: Output for the input, ``(N, ...)``.
-        after: Output for the shifted input.
-        shift: Shift of the input, in pixels.
+        before: The output for the input, ``(N, ...)``, or anything that is one for the whole batch.
         inputs: The input.
-        tolerance: Deviation at which the search for a shift of the output may stop.
+        tolerance: Deviation that counts as rounding.
 
-    Returns:
-        Largest deviation per sample, in units of the spread, ``(N,)``.
+    Attributes:
+        deviations: Largest deviation of each shift and sample, in units of the spread, for each way
+            to read the output as a map that is possible yet; ``()`` is one that stays the same.
     """
-    unit = spread(before)
-    map_before, map_after = as_map(before, inputs), as_map(after, inputs)
-    if map_before is None or map_after is None:
-        return largest_difference(before, after) / unit
-    moved_by = expected_shift(shift, inputs.sizes, map_before.shape[2:])
-    if moved_by is not None:
-        return largest_difference(circular_shift(map_before, moved_by), map_after) / unit
-    within = torch.full((len(before),), tolerance * unit, device=before.device)
-    return closest_shift(map_before, map_after, within)[1] / unit
+
+    def __init__(self, before: Tensor, inputs: Inputs, tolerance: float) -> None:
+        self.inputs, self.tolerance = inputs, tolerance
+        images = inputs.tensors[0]
+        self.is_batch = before.ndim > 0 and len(before) == len(images)
+        self.before = before if self.is_batch else before[None]
+        self.readings = readings(self.before.shape, images.shape, inputs.dims)
+        self.deviations: dict[Dims, list[Tensor]] = {dims: [] for dims in self.readings}
+        self.unit = spread(before)
+
+    @property
+    def reading(self) -> Dims:
+        """The dimensions along which it moves, or was found to move."""
+
+        def largest(dims: Dims) -> tuple[float, int]:  # what stays is not said to move
+            rows = self.deviations[dims]
+            return max((row.max().item() for row in rows), default=0.0), len(dims)
+
+        return min(self.deviations, key=largest)
+
+    @property
+    def cells(self) -> list[tuple[int, ...]]:
+        """Per reading and axis, pixels of the input that are whole pixels of the map."""
+        shape = self.before.shape
+        steps = [steps_of(shape, dims, self.inputs.sizes) for dims in self.readings if dims]
+        return [tuple(step.numerator for step in axes) for axes in steps]
+
+    @property
+    def note(self) -> str:
+        """What was found of an output that may be a map or not, by its shape."""
+        if len(self.readings) == 1 or () not in self.readings:
+            return ""
+        where = ", ".join(map(str, self.reading))
+        found = f"moved along its dimensions {where}" if where else "stayed the same"
+        size = "x".join(map(str, self.inputs.sizes))
+        return (
+            f"an output of shape {tuple(self.before.shape)} may be a map of an input of {size} or "
+            f"not; it {found}"
+        )
+
+    def compare(self, after: Tensor, shift: Sequence[int]) -> None:
+        """Take the output for the shifted input.
+
+        Args:
+            after: The output.
+            shift: Shift of the input, in pixels.
+        """
+        after = after if self.is_batch else after[None]
+        for dims, rows in self.deviations.items():
+            found = self._deviations(after, shift, dims) / self.unit
+            rows.append(found.cpu().to(torch.float64))
+        fitting = {
+            dims: rows
+            for dims, rows in self.deviations.items()
+            if rows[-1].max().item() <= self.tolerance
+        }
+        self.deviations = fitting or self.deviations
+
+    def _deviations(self, after: Tensor, shift: Sequence[int], dims: Dims) -> Tensor:
+        if not dims:
+            return largest_difference(self.before, after)
+        first, second = _as_map(self.before, dims), _as_map(after, dims)
+        steps = steps_of(self.before.shape, dims, self.inputs.sizes)
+        moved = [
+            Fraction(pixels) / step if size > 1 else Fraction(0)
+            for pixels, step, size in zip(shift, steps, first.shape[2:], strict=True)
+        ]
+        if all(part.denominator == 1 for part in moved):
+            return largest_difference(circular_shift(first, tuple(map(int, moved))), second)
+        # By which part of a pixel the content moved depends on the phases that were chosen.
+        limit = torch.full((len(first),), self.tolerance * self.unit, device=first.device)
+        return closest_shift(first, second, limit)[1]
 
 
 def classes(outputs: Sequence[Tensor]) -> Tensor | None:

@@ -26,9 +26,9 @@ Offsets = dict[int, Tensor]
 _CALL: ContextVar[Offsets | None] = ContextVar("offsets", default=None)
 _TRACED: Offsets = {}
 
-Told = list[tuple[Tensor, tuple[float, ...], tuple[float, ...]]]
+Told = dict[int, Tensor]
 _TOLD: ContextVar[Told | None] = ContextVar("told", default=None)
-"""Offset, steps and remainders of every alignment, for ``call_with_offset``."""
+"""Offset of every alignment in pixels of the input, for ``call_with_offset``."""
 
 
 def _offsets() -> Offsets | None:
@@ -59,7 +59,7 @@ class Telling:
     """A context in which the alignments of one call tell what they did."""
 
     def __enter__(self) -> Told:
-        told: Told = []
+        told: Told = {}
         self.token = _TOLD.set(told)
         return told
 
@@ -185,8 +185,6 @@ class Aligner:
         is_full: Whether by the full size of the map.
         is_moved_back: Whether the network moves its outputs back, and must know the phase.
         steps: Pixels of the input per position of the tensor, per axis.
-        remainders: Pixels of the input by which outputs are moved back in whole numbers, per axis;
-            empty where none are.
         selector: Scores the phases.
     """
 
@@ -200,7 +198,6 @@ class Aligner:
         is_full: bool,
         is_moved_back: bool,
         steps: Sequence[float],
-        remainders: Sequence[float],
         selector: nn.Module | None,
     ) -> None:
         self.index = index
@@ -211,7 +208,6 @@ class Aligner:
         self.is_full = is_full
         self.is_moved_back = is_moved_back
         self.steps = tuple(steps)
-        self.remainders = tuple(remainders)
         self.selector = LargestNorm() if selector is None else copy.deepcopy(selector)
 
     def phase(self, x: Tensor) -> Tensor:
@@ -232,7 +228,12 @@ class Aligner:
         if offsets is not None:
             offsets[self.index] = found
         if told is not None:
-            told.append((found, self.steps, self.remainders))
+            if self.index in told:
+                raise ValueError(
+                    "call_with_offset: the network must be called once, got another call of it, or "
+                    "of another that is converted; call each with call_with_offset"
+                )
+            told[self.index] = found * found.new_tensor(self.steps, dtype=torch.float32)
         return phase
 
     def __call__(self, x: Tensor) -> Tensor:

@@ -172,7 +172,7 @@ class _Surgery:
             _require_copies(module, name)
             forward = (EditedForward if name else EditedNetwork)(module)
             if isinstance(forward, EditedNetwork):
-                forward.images = self.plan.images
+                forward.images, forward.remainders = self.plan.images, self.plan.remainders
             module.forward = forward
         return forward
 
@@ -192,7 +192,6 @@ class _Surgery:
             alignment.full,
             bool(self.plan.outputs),
             alignment.steps,
-            self.plan.remainders,
             self.selector,
         )
         module = self.modules[site.module]
@@ -268,9 +267,10 @@ def call_with_offset(model: nn.Module, *args: Any, **kwargs: Any) -> tuple[Any, 
     they were found on the aligned input, and all of the shift is in the offset.
 
     So pixel ``j`` of a map of stride ``s`` lies at ``s * j + offset`` in the input, and a box at
-    ``box + offset``, modulo the size of the input.  Where maps of several strides are returned, of
-    which the largest is a multiple of each, the offset is that of the largest, and that of another
-    stride ``s`` is ``offset % s``; for other strides it is wrong.
+    ``box + offset``, modulo the size of the input.  Where maps of several strides are returned, the
+    offset is less than their least common multiple, and that of stride ``s`` is ``offset % s``.
+    What is returned beside maps and cannot be moved back, such as boxes, lies where all of the
+    shift says, which is not told then: return it without the maps.
 
     Args:
         model: A network that ``convert`` or ``apply_plan`` returned.
@@ -281,7 +281,8 @@ def call_with_offset(model: nn.Module, *args: Any, **kwargs: Any) -> tuple[Any, 
         What the network returns, and the offset, ``(N, D)`` float32, in pixels of the input.
 
     Raises:
-        TypeError: If the model was not converted.
+        TypeError: If the model was not converted, or aligns nothing: the offset is 0 then.
+        ValueError: If a converted network is called twice inside of it.
 
     Equivariance:
         Exact: under a circular shift of the input by ``d``, ``s * j + offset`` moves by ``d``,
@@ -299,16 +300,18 @@ def call_with_offset(model: nn.Module, *args: Any, **kwargs: Any) -> tuple[Any, 
     if not isinstance(model, nn.Module) or not any(map(_parts, model.modules())):
         raise TypeError(
             "call_with_offset: the model must be one that convert returned, and that chooses a "
-            f"phase, got {type(model).__name__}; convert it first"
+            f"phase, got {type(model).__name__}; convert it first, and if its plan aligns nothing, "
+            "call it: the offset is 0"
         )
     with Telling() as told:
         result = model(*args, **kwargs)
     if not told:
         raise TypeError(
             "call_with_offset: the model must choose a phase, got one that aligns nothing or is "
-            "compiled; call the model that convert returned"
+            "compiled; call the model that convert returned, and if its plan aligns nothing, the "
+            "offset is 0"
         )
-    parts = [offset * offset.new_tensor(steps, dtype=torch.float32) for offset, steps, _ in told]
-    total = torch.stack(parts).sum(0)
-    remainders = told[0][2]
+    total = torch.stack([*told.values()]).sum(0)
+    forwards = [vars(module).get("forward") for module in model.modules()]
+    remainders = next((f.remainders for f in forwards if isinstance(f, EditedNetwork)), ())
     return result, total.remainder(total.new_tensor(remainders)) if remainders else total

@@ -142,7 +142,7 @@ def convert(
         decided,
         least_size=study.least_size(decided),
         accepted=study.accepted,
-        notes=[*filter(None, [str(inputs)]), *decided.left, *study.notes, *study.training_notes()],
+        notes=[*filter(None, [str(inputs)]), *decided.told, *study.notes, *study.training_notes()],
         selector=name,
     )
     converted = apply_checked(plan, model, selector)

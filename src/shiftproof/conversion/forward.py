@@ -165,6 +165,7 @@ class EditedNetwork(EditedForward):
         sizes: Spatial sizes that the images must have; None for any.
         outputs: The output maps that are moved back.
         images: Where the images are.
+        remainders: Pixels of the input by which outputs are moved back in whole numbers, per axis.
         inputs: What aligns the images, all with the phase of the first.
     """
 
@@ -173,6 +174,7 @@ class EditedNetwork(EditedForward):
         self.sizes: tuple[int, ...] | None = None
         self.outputs: tuple[MovedOutput, ...] = ()
         self.images: tuple[ImageInput, ...] = ()
+        self.remainders: tuple[float, ...] = ()
         self.inputs: list[Aligner] = []
 
     @property

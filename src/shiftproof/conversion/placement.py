@@ -15,56 +15,10 @@ from shiftproof.analysis.calls import least_common_multiple
 from shiftproof.analysis.errors import ConversionError, IndivisibleError
 from shiftproof.analysis.findings import Finding, Findings
 from shiftproof.analysis.graph import Value, values_in
-from shiftproof.analysis.layout import BATCH, Layout
+from shiftproof.analysis.outputs import MapForm, map_form
 from shiftproof.conversion.sites import Site, find_site
 
 Periods = dict[int, Fraction]
-
-
-@dataclass(frozen=True)
-class MapForm:
-    """How a tensor holds a map.
-
-    Attributes:
-        dims: Dimension of each spatial axis; one dimension if they are flattened into it.
-        sizes: Size of each axis.
-        steps: Pixels of the input per position of each axis.
-    """
-
-    dims: tuple[int, ...]
-    sizes: tuple[int, ...]
-    steps: tuple[Fraction, ...]
-
-
-def map_form(layout: Layout | None, num_axes: int) -> MapForm | None:
-    """How a tensor holds a map with samples in front, if that is what it is.
-
-    Args:
-        layout: Its layout.
-        num_axes: Number of spatial axes of the input.
-
-    Returns:
-        The form, or None.
-    """
-    if layout is None or len(layout) < 2 or [f.axis for f in layout[0]] != [BATCH]:
-        return None
-    found = [
-        (dim, factor) for dim, part in enumerate(layout) for factor in part if factor.is_spatial
-    ]
-    moving = [factor for _, factor in found if factor.moves and not factor.has_margin]
-    if len(found) != num_axes or len(moving) != num_axes:
-        return None
-    found.sort(key=lambda pair: int(pair[1].axis or 0))
-    if [factor.axis for _, factor in found] != list(range(num_axes)):
-        return None
-    dims = tuple(dim for dim, _ in found)
-    sizes = tuple(factor.size for _, factor in found)
-    steps = tuple(factor.step for _, factor in found)
-    if all(len(layout[dim]) == 1 for dim in dims):
-        return MapForm(dims, sizes, steps)
-    if len(set(dims)) == 1 and layout[dims[0]] == tuple(factor for _, factor in found):
-        return MapForm(dims[:1], sizes, steps)
-    return None
 
 
 @dataclass(frozen=True)

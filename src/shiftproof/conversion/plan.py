@@ -98,8 +98,8 @@ class ConversionPlan:
         geometry: Windows that give another size than before, in words.
         accepted: Modules that were tried and found to move with their input; nothing is proved.
         outputs: Output maps that are moved back to where the content is.
-        remainders: Pixels of the input that the coarsest of them is moved by at least, per axis;
-            empty if there are none.
+        remainders: Pixels of the input that are whole cells of each of them, per axis; empty if
+            there are none.
         notes: What else is to be known.
         selector: What scores the phases.
         tensors: Shape of every parameter and buffer, by name.

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import reduce
 
 from torch import nn
 
@@ -14,10 +15,9 @@ from shiftproof.analysis.changes import CircularWindow, Edit, bind, plain_values
 from shiftproof.analysis.errors import ConversionError, shown
 from shiftproof.analysis.findings import Finding, Findings
 from shiftproof.analysis.graph import Value, values_in
-from shiftproof.analysis.layout import Factor, Layout, moves, still, whole
-from shiftproof.analysis.outputs import map_dims
+from shiftproof.analysis.outputs import MapForm, output_form, readings, steps_of
 from shiftproof.conversion.forward import MovedOutput
-from shiftproof.conversion.placement import MapForm, Placement, map_form, place
+from shiftproof.conversion.placement import Placement, place
 from shiftproof.conversion.plan import (
     Alignment,
     ConversionPlan,
@@ -40,7 +40,7 @@ class Decided:
         forms: How each tensor that the network returns holds a map that moves with the input; None
             for one that stays the same.
         limits: Why it holds for this size only, in words.
-        left: Maps among them that cannot be moved back, in words.
+        told: What is to be known of them, in words.
     """
 
     alignments: tuple[Alignment, ...]
@@ -51,7 +51,7 @@ class Decided:
     remainders: tuple[float, ...]
     forms: tuple[MapForm | None, ...]
     limits: tuple[str, ...]
-    left: tuple[str, ...]
+    told: tuple[str, ...]
 
     @property
     def comparable(self) -> list[object]:
@@ -110,14 +110,15 @@ def decide(findings: Findings) -> Decided:
         ),
         geometry=tuple(dict.fromkeys(f.geometry for f in applied if f.geometry)),
         outputs=outputs,
-        remainders=tuple(float(max(axis)) for axis in zip(*steps, strict=True)),
+        remainders=tuple(
+            float(reduce(least_common_multiple, axis)) for axis in zip(*steps, strict=True)
+        ),
         forms=forms,
         limits=tuple(finding.limit for finding in findings.calls if finding.limit),
-        left=tuple(
-            f"output {index}, of shape {shown(value.shape)}, stays where the content was aligned, "
-            "for it cannot be moved back; call_with_offset tells where, if no other map is moved"
+        told=tuple(
+            f"output {index}, of shape {shown(value.shape)}, {told}"
             for index, value in enumerate(returned)
-            if placements and forms[index] is None and _map_dims(value, findings) is not None
+            if placements and (told := _told(index, value, findings, outputs))
         ),
     )
 
@@ -233,41 +234,36 @@ def _moved_outputs(
 def _output_form(
     value: Value, findings: Findings, placements: Sequence[Placement]
 ) -> MapForm | None:
-    """How an output holds a map, if it does."""
+    """How an output holds a map, if it does: by its shape behind an alignment of everything."""
     sizes = tuple(findings.spans.values())
-    form = map_form(findings.layout(value), len(sizes))
-    if form is not None:
-        return form if len(form.dims) == len(sizes) else None
-    if (form := _narrow_form(findings.layout(value), sizes)) is not None:
+    form = output_form(findings.layout(value), sizes)
+    if form is not None or not (placements and placements[-1].is_full) or value.birth < 0:
         return form
-    settled = bool(placements) and placements[-1].is_full and value.birth >= 0
-    dims = _map_dims(value, findings)  # what is behind has no layout any more
-    if findings.moves(value) or not settled or dims is None:
+    found = _readings(value, findings)
+    if () in found:
         return None
-    ratios = {Fraction(value.shape[d], size) for d, size in zip(dims, sizes, strict=True)}
-    if len(ratios) != 1 or 1 not in (min(ratios).numerator, min(ratios).denominator):
-        return None
-    return MapForm(dims, tuple(value.shape[d] for d in dims), (1 / min(ratios),) * len(sizes))
+    shape = tuple(value.shape[dim] for dim in found[0])
+    return MapForm(found[0], shape, steps_of(value.shape, found[0], sizes))
 
 
-def _map_dims(value: Value, findings: Findings) -> tuple[int, ...] | None:
+def _told(index: int, value: Value, findings: Findings, outputs: Sequence[MovedOutput]) -> str:
+    """What is to be known of where an output lies, if it is a map only by its shape."""
+    ways = _readings(value, findings)
+    if index in [output.index for output in outputs]:
+        known = output_form(findings.layout(value), tuple(findings.spans.values()))
+        taken = "is taken for a map by its shape, and moved back to where the content is"
+        return "" if known else taken
+    if not any(ways) or value.birth < 0:
+        return ""
+    tells = "call_with_offset tells where"
+    if outputs:
+        tells = f"{tells} if it is returned without the maps beside it"
+    return f"stays where the content was aligned, for it cannot be moved back; {tells}"
+
+
+def _readings(value: Value, findings: Findings) -> tuple[tuple[int, ...], ...]:
     graph = findings.graph
-    return map_dims(value.shape, graph.inputs[0].shape, graph.dims[0])
-
-
-def _narrow_form(layout: Layout | None, sizes: Sequence[int]) -> MapForm | None:
-    """How a map is held of which some axes came down to one position."""
-    if layout is None or len(layout) != 2 + len(sizes) or not still(layout[1]):
-        return None
-    found = [
-        (whole(part) if part else Factor(1, axis, step=Fraction(sizes[axis])))
-        for axis, part in enumerate(layout[2:])
-    ]
-    axes = [factor for factor in found if factor is not None and not factor.has_margin]
-    if [factor.axis for factor in axes] != list(range(len(sizes))) or not moves(layout):
-        return None
-    dims = tuple(range(2, len(layout)))
-    return MapForm(dims, tuple(f.size for f in axes), tuple(f.step for f in axes))
+    return readings(value.shape, graph.inputs[0].shape, graph.dims[0])
 
 
 def _is_whole(form: MapForm, placements: Sequence[Placement]) -> bool:
@@ -310,7 +306,7 @@ def make_plan(
         The plan.
     """
     done = {
-        key: value for key, value in vars(decided).items() if key not in ("forms", "limits", "left")
+        key: value for key, value in vars(decided).items() if key not in ("forms", "limits", "told")
     }
     return ConversionPlan(
         **done,
