@@ -1,4 +1,4 @@
-"""Outputs in every form that networks give them: put together from patches, channels last, boxes."""
+"""Outputs in every form that networks give them: from patches, channels last, boxes."""
 
 import pytest
 import torch
@@ -276,3 +276,12 @@ def test_control_a_phase_that_follows_nothing_is_found_in_any_form() -> None:
     for order, _ in ORDERS.values():
         certificate = certify(seeded(Grid, order), images(16, 24))
         assert certificate.verdict == "not invariant"
+
+
+def test_images_of_a_size_that_does_not_fit_are_told_what_does() -> None:
+    layers = [nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(), nn.Conv2d(4, 4, 3, 3, 1)]
+    model = convert(nn.Sequential(*layers).double(), images(24, 48)).model
+    assert model(images(6, 12)).shape == (2, 4, 1, 2)
+    for sizes in [(23, 48), (26, 48), (24, 50)]:
+        with pytest.raises(ValueError, match="sizes of the images must be multiples of 6x6"):
+            model(images(*sizes))

@@ -99,8 +99,9 @@ class Tracer(TorchFunctionMode):
         for name, module in self.model.named_modules():
             if isinstance(module, torch.jit.ScriptModule):
                 raise CaptureError(name, "is a scripted module")
-            enter, give, leave = self._hooks(name)
+            enter, begin, give, leave = self._hooks(name)
             module.register_forward_pre_hook(enter, prepend=True, with_kwargs=True)
+            module.register_forward_pre_hook(begin)
             module.register_forward_hook(give, prepend=True)
             module.register_forward_hook(leave, with_kwargs=True)
             if name in self.replays:
@@ -140,7 +141,11 @@ class Tracer(TorchFunctionMode):
             self.visits.append(visit)
             self._quiet += name in self.opaque
 
+        def begin(module: nn.Module, args: Any) -> None:
+            self._stack[-1].in_hooks = False
+
         def give(module: nn.Module, args: Any, result: Any) -> None:
+            self._stack[-1].in_hooks = True
             self._quiet += 1
             self._stack[-1].given = map_nested(result, self._described)
             self._quiet -= 1
@@ -159,7 +164,7 @@ class Tracer(TorchFunctionMode):
             visit.result = map_nested(result, self._described)
             self._quiet -= 1
 
-        return enter, give, leave
+        return enter, begin, give, leave
 
     def __torch_function__(
         self,
@@ -196,12 +201,20 @@ class Tracer(TorchFunctionMode):
         if raw == "__setitem__":
             result = args[0]
         if tensors_in(result):
-            owner, in_place = self._stack[-1], any(t is result for t in written)
-            self._record(function, owner, given[0], given[1], result, in_place=in_place)
+            in_place = any(t is result for t in written)
+            self._record(function, self._owner, given[0], given[1], result, in_place=in_place)
         return None if raw == "__setitem__" else result
 
+    @property
+    def _owner(self) -> Visit:
+        """Whose forward pass makes a call; what hooks of a module do, the module around it does."""
+        visit = self._stack[-1]
+        while visit.in_hooks and visit.parent is not None:
+            visit = visit.parent
+        return visit
+
     def _edit_of(self, func: Any, args: Any, kwargs: Any) -> Edit | None:
-        edits = self.edits.get(self._stack[-1].name, ())
+        edits = self.edits.get(self._owner.name, ())
         return next((edit for edit in edits if edit.matches(func, args, kwargs)), None)
 
     def _record(
@@ -223,6 +236,7 @@ class Tracer(TorchFunctionMode):
             visit = visit.parent
         index = len(self.calls)
         call = CallRecord(index, function, owner, args, kwargs, None, number, is_module, in_place)
+        call.is_outside = owner.in_hooks and not is_module
         for value in call.inputs:
             value.users.append(index)
         # A function that has nothing to do, such as a cast, returns the tensor it was given.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import takewhile
 from typing import Any, ClassVar
 
 import torch
@@ -184,6 +185,13 @@ class Change:
         return kinds[data["kind"]](**values)
 
 
+def _called(func: Callable[..., Any], x: Tensor, bound: dict[str, Any]) -> Any:
+    """Call a window; a convolution as torch's layers call it, for quantisation reads it so."""
+    names = PARAMETERS.get(function_name(func, func.__name__), ()) if "weight" in bound else ()
+    given = list(takewhile(bound.__contains__, names[1:]))
+    return func(x, *[bound.pop(name) for name in given], **bound)
+
+
 @dataclass(frozen=True)
 class CircularWindow(Change):
     """A sliding window that reads a circular border.
@@ -217,7 +225,7 @@ class CircularWindow(Change):
             bound["padding"] = self.padding
         if "ceil_mode" in bound:
             bound["ceil_mode"] = False
-        return func(x, **bound)
+        return _called(func, x, bound)
 
 
 @dataclass(frozen=True)
@@ -321,8 +329,9 @@ class CircularTransposed(Change):
     def run(self, func: Callable[..., Any], bound: dict[str, Any]) -> Any:
         """Compute what the call gives."""
         x = ops.pad(bound.pop("input"), self.before, self.after, "circular")
-        bound.update(padding=0, output_padding=0)
-        return crop(func(x, **bound), self.starts, self.ends)
+        zeros = (0,) * len(self.before)
+        bound.update(padding=zeros, output_padding=zeros)
+        return crop(_called(func, x, bound), self.starts, self.ends)
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,7 @@ class CallRecord:
             of the owner has made before, those of its children included.
         is_module: Whether it is a module that is known as a whole.
         in_place: Whether it returns the very tensor it was given, and has written to.
+        is_outside: Whether a hook of the network itself makes it, around its forward pass.
     """
 
     index: int
@@ -61,6 +62,7 @@ class CallRecord:
     number: int
     is_module: bool = False
     in_place: bool = False
+    is_outside: bool = False
 
     @property
     def inputs(self) -> list[Value]:
@@ -91,6 +93,7 @@ class Visit:
         result: What it returns.
         given: What its forward pass returned, before hooks of the user's saw it.
         keeps_hooks: Whether copies of the module have its hooks.
+        in_hooks: Whether its hooks run, and not its forward pass.
         counts: How often each function gave a tensor of so many dimensions inside, its children
             included.
     """
@@ -106,6 +109,7 @@ class Visit:
     result: Any = None
     given: Any = None
     keeps_hooks: bool = True
+    in_hooks: bool = True
     counts: dict[tuple[str, int], int] = field(default_factory=dict)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from contextvars import ContextVar
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import torch
 from torch import Tensor, nn
@@ -146,6 +146,32 @@ def require_sizes(x: Tensor, sizes: Sequence[int], dims: Sequence[int]) -> Tenso
     return x
 
 
+@overridable
+def require_multiples(x: Tensor, strides: Sequence[int], multiples: Sequence[int]) -> Tensor:
+    """Refuse a map that cannot be aligned, because the images are of a size that does not fit.
+
+    Args:
+        x: The map, ``(N, C, *spatial)``.
+        strides: By how many pixels it is aligned, per axis.
+        multiples: What the sizes of the images must be multiples of.
+
+    Returns:
+        The map.
+
+    Raises:
+        ValueError: If a stride does not divide it.
+    """
+    sizes = x.shape[2:]
+    if any(size % stride for size, stride in zip(sizes, strides, strict=True)):
+        raise ValueError(
+            "converted network: the sizes of the images must be multiples of "
+            f"{'x'.join(map(str, multiples))}, got some that make a map of "
+            f"{'x'.join(str(int(size)) for size in sizes)}, to be aligned by "
+            f"{'x'.join(map(str, strides))}; resize or pad the images"
+        )
+    return x
+
+
 def refuse_symbolic(x: Any) -> None:
     """Refuse ``torch.fx``, which traces a network without the ``forward`` that was set on it.
 
@@ -161,6 +187,31 @@ def refuse_symbolic(x: Any) -> None:
             "network itself, got a symbolic trace; register hooks on the modules, or use "
             "torch.export"
         )
+
+
+def refuse_replaced(module: nn.Module) -> NoReturn:
+    """Refuse a layer that another was made of by its class, without what was changed in it.
+
+    Args:
+        module: The layer; eager quantisation and fusion give it the hooks of the old one.
+
+    Raises:
+        RuntimeError: Always.
+    """
+    raise RuntimeError(
+        "converted network: its layers must keep what was changed in them, got "
+        f"{type(module).__name__} in the place of one; quantise with torch's quantize_fx, which "
+        "keeps it, or fuse before converting"
+    )
+
+
+class KeepForward:
+    """A forward pre-hook of a layer of torch whose forward pass was changed."""
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        """Refuse another layer that stands in its place."""
+        if "forward" not in vars(module):
+            refuse_replaced(module)
 
 
 class RefuseSymbolic:
@@ -185,6 +236,7 @@ class Aligner:
         is_full: Whether by the full size of the map.
         is_moved_back: Whether the network moves its outputs back, and must know the phase.
         steps: Pixels of the input per position of the tensor, per axis.
+        multiples: What the sizes of the images must be multiples of.
         selector: Scores the phases.
     """
 
@@ -198,6 +250,7 @@ class Aligner:
         is_full: bool,
         is_moved_back: bool,
         steps: Sequence[float],
+        multiples: Sequence[int],
         selector: nn.Module | None,
     ) -> None:
         self.index = index
@@ -208,6 +261,7 @@ class Aligner:
         self.is_full = is_full
         self.is_moved_back = is_moved_back
         self.steps = tuple(steps)
+        self.multiples = tuple(multiples)
         self.selector = LargestNorm() if selector is None else copy.deepcopy(selector)
 
     def phase(self, x: Tensor) -> Tensor:
@@ -217,6 +271,7 @@ class Aligner:
         if self.is_full and self.is_standard:
             x = require_sizes(x, self.sizes, self.dims)
         standard = x if self.is_standard else standard_map(x, self.dims, self.sizes)
+        standard = require_multiples(standard, self.strides, self.multiples)
         # Not the module itself: a tracer knows it for no part of the network.
         scores = self.selector.forward(standard, self.strides)
         phase = ops.select_phase(standard, self.strides, scores)
@@ -276,9 +331,11 @@ class AlignInput:
         self.gives_phase = gives_phase
 
     def __call__(
-        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Align the arguments, or add the phase to them."""
+        if kwargs is None:
+            refuse_replaced(module)
         if self.gives_phase:
             x = args[0] if args else kwargs["input"]
             return args, {**kwargs, "phase": self.aligner.phase(x)}

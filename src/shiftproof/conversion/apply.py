@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from shiftproof import nn as layers
-from shiftproof.analysis.capture import copied
+from shiftproof.analysis.capture import copied, is_layer
 from shiftproof.analysis.changes import CircularWindow, Edit
 from shiftproof.analysis.errors import ConversionError
 from shiftproof.analysis.graph import keeps_hooks
@@ -16,6 +16,7 @@ from shiftproof.conversion.alignment import (
     Aligner,
     AlignInput,
     AlignOutput,
+    KeepForward,
     RefuseSymbolic,
     Telling,
 )
@@ -146,12 +147,13 @@ class _Surgery:
         root = vars(self.network).get("forward")
         if isinstance(root, EditedNetwork) and not root.is_optional:
             for child in self.network.children():
-                child.register_forward_pre_hook(RefuseSymbolic(), prepend=True)
+                _opened(child).register_forward_pre_hook(RefuseSymbolic(), prepend=True)
 
     def _is_native(self, edit: Edit, fused: dict[str, Alignment]) -> bool:
         """Make the padding of a convolution of torch circular, where that is all there is to do."""
         module = self.modules[edit.module]
-        if not isinstance(module, _CONVOLUTIONS) or not is_native(module):
+        is_own = edit.function.startswith("conv")  # and no call of a hook on the module
+        if not isinstance(module, _CONVOLUTIONS) or not is_native(module) or not is_own:
             return False
         change = edit.change
         if not isinstance(change, CircularWindow) or not _keeps_widths(module, change):
@@ -173,6 +175,8 @@ class _Surgery:
             forward = (EditedForward if name else EditedNetwork)(module)
             if isinstance(forward, EditedNetwork):
                 forward.images, forward.remainders = self.plan.images, self.plan.remainders
+            if is_layer(module):
+                _opened(module).register_forward_pre_hook(KeepForward(), prepend=True)
             module.forward = forward
         return forward
 
@@ -192,19 +196,20 @@ class _Surgery:
             alignment.full,
             bool(self.plan.outputs),
             alignment.steps,
+            self.plan.multiples,
             self.selector,
         )
         module = self.modules[site.module]
         if site.kind in ("output", "hooked"):
             # Hooks that keep the output, to read it later, shall keep the aligned one.
             first = site.kind == "output"
-            module.register_forward_hook(AlignOutput(aligner), prepend=first)
+            _opened(module).register_forward_hook(AlignOutput(aligner), prepend=first)
         elif site.kind == "input":
             if not site.module:
                 self._network().inputs.append(aligner)
                 return
             hook = AlignInput(aligner, site.positions)
-            module.register_forward_pre_hook(hook, prepend=True, with_kwargs=True)
+            _opened(module).register_forward_pre_hook(hook, prepend=True, with_kwargs=True)
         elif site.kind == "result":
             call = AlignedCall((site.function, site.ndim), site.number, site.total, aligner)
             self._forward(site.module).calls.append(call)
@@ -229,6 +234,16 @@ def _require_copies(module: nn.Module, name: str) -> None:
             f"{name or 'the network itself'}, {kind}, whose copies lose it; convert the network "
             f"{way}"
         )
+
+
+def _opened(module: nn.Module) -> nn.Module:
+    """Let ``torch.fx``, which does not look into layers of torch, look into one that is changed.
+
+    It would go on with the layer as it was: so does quantisation, which makes another of it.
+    """
+    if is_layer(module):
+        vars(module)["__module__"] = __name__
+    return module
 
 
 def is_native(module: nn.Module) -> bool:

@@ -6,9 +6,11 @@ import dataclasses
 import hashlib
 import inspect
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +127,18 @@ class ConversionPlan:
     fingerprint: str
     schema_version: int = SCHEMA_VERSION
 
+    @property
+    def multiples(self) -> tuple[int, ...]:
+        """What the sizes of the images must be multiples of, per axis."""
+        periods = [1] * len(self.size)
+        for alignment in self.alignments:
+            for axis, (stride, step) in enumerate(
+                zip(alignment.stride, alignment.steps, strict=True)
+            ):
+                pixels = Fraction(step).limit_denominator(1000) * stride
+                periods[axis] = math.lcm(periods[axis], pixels.numerator)
+        return tuple(periods)
+
     def as_dict(self) -> dict[str, Any]:
         """The plan as plain values, for JSON."""
         data = dataclasses.asdict(self)
@@ -225,7 +239,7 @@ class ConversionPlan:
     def __str__(self) -> str:
         sizes = "this size only"
         if self.any_size:
-            sizes = f"any size from {shown(self.least_size)} on that the strides divide"
+            sizes = f"any multiple of {shown(self.multiples)} from {shown(self.least_size)} on"
         lines = [f"{self.model}, converted for inputs of {shown(self.size)} ({sizes})"]
         lines += [f"  align     {alignment}" for alignment in self.alignments]
         counts = Counter((change.before, change.after) for change in self.paddings)

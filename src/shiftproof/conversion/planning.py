@@ -11,7 +11,7 @@ from functools import reduce
 from torch import nn
 
 from shiftproof.analysis.calls import least_common_multiple, per_dim
-from shiftproof.analysis.changes import CircularWindow, Edit, bind, plain_values
+from shiftproof.analysis.changes import CircularWindow, Edit, ExactMean, bind, plain_values
 from shiftproof.analysis.errors import ConversionError, shown
 from shiftproof.analysis.findings import Finding, Findings
 from shiftproof.analysis.graph import Value, values_in
@@ -73,8 +73,10 @@ def decide(findings: Findings) -> Decided:
         IndivisibleError: If what must be aligned by does not divide the map.
         ConversionError: If the input cannot be aligned, or one layer would have to do two things.
     """
+    _refuse_outside(findings)
     placements = place(findings) if any(f.periods for f in findings.calls) else []
-    applied = [f for f in findings.calls if f.change is not None and _is_applied(f, placements)]
+    changed = [f for f in findings.calls if f.change is not None and not _is_outside(f)]
+    applied = [f for f in changed if _is_applied(f, placements)]
     edits = _edits(applied)
     alignments = []
     for placement in placements:
@@ -121,6 +123,29 @@ def decide(findings: Findings) -> Decided:
             if placements and (told := _told(index, value, findings, outputs))
         ),
     )
+
+
+def _is_outside(finding: Finding) -> bool:
+    return finding.record is not None and finding.record.is_outside
+
+
+def _refuse_outside(findings: Findings) -> None:
+    """Refuse what would have to be done in hooks of the network itself, around its forward pass.
+
+    Raises:
+        ConversionError: If something would; that the last bits of a mean stay the same need not.
+    """
+    calls = findings.graph.calls
+    for finding in filter(_is_outside, findings.calls):
+        assert finding.record is not None
+        is_before = all(call.is_outside for call in calls[: finding.record.index])
+        is_changed = finding.change is not None and not isinstance(finding.change, ExactMean)
+        if is_changed or (finding.periods and is_before):
+            raise ConversionError(
+                "convert: hooks of the network itself must not do what has to be changed or "
+                f"aligned, got {finding.record.function} in one; wrap the network in a module, "
+                "whose part it is then"
+            )
 
 
 def _kind(border: str) -> str:

@@ -92,16 +92,21 @@ class Conv2d(nn.Conv2d):
         Raises:
             ValueError: If the padding mode is not ``"zeros"``, ``"circular"`` or ``"reflect"``; or
                 a phase is given and the stride does not divide the height and the width.
+            TypeError: If the map is quantised.
         """
+        if getattr(input, "is_quantized", False) is True:  # a symbol of torch.fx does not know
+            raise TypeError(
+                f"Conv2d: the map must hold floating-point numbers, got {input.dtype}; quantise "
+                "with torch's quantize_fx, which makes a quantised convolution of this layer"
+            )
         if phase is not None and self.kernel_size == (1, 1) and self.padding == (0, 0):
-            kept = ops.take_phase(input, phase, self.stride)
-            return F.conv2d(kept, self.weight, self.bias, groups=self.groups)
-        if phase is None and self.padding_mode == "zeros":
+            kept, stride = ops.take_phase(input, phase, self.stride), (1, 1)
+        elif phase is None and self.padding_mode == "zeros":
             return super().forward(input)
-        before, after = self._border()
-        mode = cast(PaddingMode, self.padding_mode)
-        padded = align_and_pad(input, phase, self.stride, before, after, mode)
-        widths = (0, 0)  # as torch writes it: quantisation copies it from the traced graph
-        return F.conv2d(
-            padded, self.weight, self.bias, self.stride, widths, self.dilation, self.groups
-        )
+        else:
+            before, after = self._border()
+            mode = cast(PaddingMode, self.padding_mode)
+            kept = align_and_pad(input, phase, self.stride, before, after, mode)
+            stride = cast(tuple[int, int], self.stride)
+        widths = (0, 0)  # all as torch writes it: quantisation copies it from the traced graph
+        return F.conv2d(kept, self.weight, self.bias, stride, widths, self.dilation, self.groups)
