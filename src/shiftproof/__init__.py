@@ -1,7 +1,7 @@
 """Convolutional networks that are exactly shift invariant."""
 
 from shiftproof import metrics, models, motion, nn, ops
-from shiftproof.certification import Certificate, assert_invariant, certify
+from shiftproof.certification import Certificate, assert_invariant, certified_radius, certify
 from shiftproof.conversion import (
     Conversion,
     ConversionError,
@@ -25,6 +25,7 @@ __all__ = [
     "apply_plan",
     "assert_invariant",
     "call_with_offset",
+    "certified_radius",
     "certify",
     "convert",
     "create_model",

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from shiftproof import nn
-from shiftproof.nn.salience import Smoother
+from shiftproof.ops.smoothing import Smoother
 from shiftproof.ops.torus import along, places, taper
 
 SELECTORS = [nn.CornerStrength(), nn.DifferenceOfGaussians(), nn.Energy(1), nn.Energy(2)]

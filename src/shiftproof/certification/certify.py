@@ -12,6 +12,7 @@ from shiftproof.analysis.capture import copied
 from shiftproof.certification.blame import find_suspects
 from shiftproof.certification.certificate import Blame, Certificate, Choice, Verdict
 from shiftproof.certification.measurement import Run, require_response, run_pairs
+from shiftproof.certification.radius import radius_notes
 from shiftproof.certification.shifts import default_shifts, given_shifts
 from shiftproof.inputs import Images, Inputs, find_inputs
 
@@ -103,6 +104,7 @@ def certify(
         reference = _in_float64(subject, inputs, _decisive(own), gaps, notes)
     _compare_runs(own, reference, notes)
     _warn_of_zeros(model, notes)
+    notes += radius_notes(model, inputs.tensors[0])
     failed = next((run for run in (reference, own) if run and not run.measurement.passed), None)
     blame: Blame | None = None
     suspects: tuple[Blame, ...] = ()

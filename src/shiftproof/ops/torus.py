@@ -142,6 +142,34 @@ def taper(kind: TaperKind, size: int, like: Tensor) -> Tensor:
     )
 
 
+def bump(apart: Tensor, period: int) -> Tensor:
+    """A Gaussian around the circle, ``exp(k (cos(2 pi d / period) - 1))``.
+
+    Args:
+        apart: Distances ``d``, in pixels.
+        period: The circle, in pixels.
+
+    Returns:
+        Its values; the standard deviation is 2 pixels, and at most an eighth of the circle.
+    """
+    turn = 2 * math.pi / period
+    sharpness = (turn * min(2.0, period / 8)) ** -2
+    return torch.exp(sharpness * (torch.cos(turn * apart) - 1))
+
+
+def cells(period: int, like: Tensor) -> Tensor:
+    """The places of a circle that are scored.
+
+    Args:
+        period: The circle, in pixels.
+        like: Gives dtype and device.
+
+    Returns:
+        Where they are, ``(4 period,)`` pixels.
+    """
+    return positions(_CELLS * period, like) / _CELLS
+
+
 def torus_scores(
     salience: Tensor,
     stride: int | Sequence[int],
@@ -152,9 +180,8 @@ def torus_scores(
 ) -> Tensor:
     """Score the places of a content modulo a stride.
 
-    ``score(u) = sum over y of w(y) salience(y) G(y - u)``, in which ``w`` is the taper and ``G`` a
-    Gaussian around the circle, ``exp(k (cos(2 pi d / stride) - 1))``, whose standard deviation is
-    2 pixels, and at most an eighth of the stride.
+    ``score(u) = sum over y of w(y) salience(y) G(y - u)``, in which ``w`` is the taper and ``G``
+    the Gaussian around the circle of the stride, see ``bump``.
 
     Args:
         salience: What there is, ``(N, *counts)``, at places that cover the image evenly.
@@ -180,11 +207,8 @@ def torus_scores(
         for axis, period in enumerate(strides, 1):
             count = salience.shape[axis]
             size = count if sizes is None else sizes[axis - 1]
-            cells = positions(_CELLS * period, salience) / _CELLS
             found = places(count, size, salience) - begin[axis - 1]
-            turn = 2 * math.pi / period
-            sharpness = (turn * min(2.0, period / 8)) ** -2
-            weights = torch.exp(sharpness * (torch.cos(turn * (cells[:, None] - found)) - 1))
+            weights = bump(cells(period, salience)[:, None] - found, period)
             scores = along(scores, weights * taper(kind, count, salience), axis)
     return scores
 
@@ -219,14 +243,14 @@ def torus_peak(scores: Tensor, stride: int | Sequence[int]) -> GridLocation:
         Rolled scores give the place that is further by as much, modulo the stride, except where
         scores tie.  Checked by ``tests/ops/test_torus.py``.
     """
-    cells = scores.shape[1:]
-    dims = len(cells)
+    counts = scores.shape[1:]
+    dims = len(counts)
     strides = per_axis("torus_peak", stride, dims)
     flat = scores.flatten(1)
     best, worst = flat.amax(1), flat.amin(1)
     scale = (best - worst).clamp_min(torch.finfo(scores.dtype).tiny)
-    pitches = [period / count for count, period in zip(cells, strides, strict=True)]
-    centres = [positions(n, scores) * pitch for n, pitch in zip(cells, pitches, strict=True)]
+    pitches = [period / count for count, period in zip(counts, strides, strict=True)]
+    centres = [positions(n, scores) * pitch for n, pitch in zip(counts, pitches, strict=True)]
 
     distance = torch.zeros_like(scores)
     for axis, (place, period) in enumerate(zip(centres, strides, strict=True)):
@@ -236,13 +260,13 @@ def torus_peak(scores: Tensor, stride: int | Sequence[int]) -> GridLocation:
     distance = distance.masked_fill(scores < leads, math.inf)
     nearest = distance.flatten(1).argmin(1)
     coordinates: list[Tensor] = []
-    for count in reversed(cells):
+    for count in reversed(counts):
         coordinates.insert(0, torch.remainder(nearest, count))
         nearest = torch.div(nearest, count, rounding_mode="floor")
 
     def read(moved: Sequence[Tensor]) -> Tensor:
         index = torch.zeros_like(moved[0])
-        for count, coordinate in zip(cells, moved, strict=True):
+        for count, coordinate in zip(counts, moved, strict=True):
             index = index * count + torch.remainder(coordinate, count)
         return flat.gather(1, index[:, None])[:, 0]
 
