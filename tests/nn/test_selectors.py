@@ -17,6 +17,7 @@ ADAPTIVE = [
     nn.SmallestNorm(2),
     nn.SmallestNorm(math.inf),
     nn.LargestValue(),
+    nn.DarkestPhase(),
 ]
 
 
@@ -65,6 +66,7 @@ def test_control_equal_components_leave_the_choice_where_it_is(selector):
         (nn.SmallestNorm(2), 0),
         (nn.SmallestNorm(math.inf), 0),
         (nn.LargestValue(), 3),
+        (nn.DarkestPhase(), 0),
     ],
     ids=repr,
 )
