@@ -219,7 +219,7 @@ def test_the_stride_of_networks_of_torchvision_is_measured(tmp_path, name) -> No
     models = pytest.importorskip("torchvision.models")
     torch.manual_seed(0)
     model = models.get_model(name, weights=None).eval()
-    path = written(model, tmp_path / "net.onnx", images(1, 224, 224), fixed=True)
+    path = written(model, tmp_path / "net.onnx", images(1, 224, 224))
     assert lock_file(path, tmp_path / "out.onnx", **CHEAP).stride == (32, 32)
 
 

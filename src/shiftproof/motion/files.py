@@ -182,7 +182,7 @@ def _shown(numbers: Sequence[object]) -> str:
 
 
 def _measured(network: Network) -> tuple[int, int]:
-    images = network.example(least=256)
+    images = network.example(least=384)
     batch = len(images)
 
     def answers(x: Tensor) -> list[Tensor]:
@@ -250,6 +250,8 @@ def _join(
     if not is_whole:
         ends[inner.output[1].name] = moved
     renamed(inner.node, ends)
+    for value in inner.initializer:  # an offset that depends on nothing is a constant
+        value.name = ends.get(value.name, value.name)
 
     nodes = Nodes(f"{prefix}window/")
     kind = network.image.type.tensor_type.elem_type

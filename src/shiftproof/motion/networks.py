@@ -80,7 +80,7 @@ class Network:
 
         Args:
             more: Pixels to add to open sizes.
-            least: Smallest open size that is tried.
+            least: Smallest open size; smaller ones are tried after those.
 
         Returns:
             The images.
@@ -88,7 +88,7 @@ class Network:
         batch, _, *sizes = self.dims
         generator = torch.Generator().manual_seed(0)
         problem: Exception | None = None
-        for open_size in [size for size in _SIZES if size >= least] or _SIZES[-1:]:
+        for open_size in sorted(_SIZES, key=lambda size: (size < least, abs(size - least))):
             shape = [size or open_size + more for size in sizes]
             images = torch.rand(batch or 1, self.channels, *shape, generator=generator)
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 Answers = Callable[[Tensor], Sequence[Tensor]]
 
-LARGEST = 64
+LARGEST = 48
 """The largest stride that is looked for, and how far content is moved for it."""
 
 _LEAD = 3.0
@@ -43,25 +44,28 @@ def _statistics(outputs: Sequence[Tensor]) -> list[Tensor]:
 def _changes(
     answers: Answers, channels: int, sizes: Sequence[int], axis: int, dtype: torch.dtype
 ) -> Tensor:
-    """How much the answers change when content moves by 1, 2, ... pixels along an axis."""
-    extent = max(8, min(sizes) // 4)
-    reach = min(LARGEST, (sizes[axis] - extent) // 2)
-    total = torch.zeros(max(reach, 0), dtype=torch.float64)
-    for seed in (0, 1):
-        generator = torch.Generator().manual_seed(seed)
-        content = _content(channels, extent, generator)
-        rows = []
-        for moved in range(reach + 1):
-            corner = [(size - extent) // 2 for size in sizes]
-            corner[axis] += moved - reach // 2
-            x = torch.zeros(1, channels, *sizes)
-            x[:, :, corner[0] : corner[0] + extent, corner[1] : corner[1] + extent] = content
-            rows.append(_statistics(answers(x.to(dtype))))
-        for of_output in zip(*rows, strict=True):
-            change = (torch.stack(of_output[1:]) - of_output[0]).abs().sum(1)
-            scale = float(change.max())
-            if scale > 1e-6 * float(of_output[0].abs().sum()) and scale < float("inf"):
-                total += change / scale
+    """How much the answers change when content moves by 1, 2, ... pixels along an axis.
+
+    Each is the mean over all pairs of places that are so far apart: small content near the middle
+    keeps the border, which makes differences of its own, out of them.
+    """
+    extent = max(8, min(sizes) // 24)
+    reach = max(0, min(LARGEST, (sizes[axis] - extent) // 2))
+    content = _content(channels, extent, torch.Generator().manual_seed(0))
+    rows = []
+    for moved in range(reach + 1):
+        corner = [(size - extent) // 2 for size in sizes]
+        corner[axis] += moved - reach // 2
+        x = torch.zeros(1, channels, *sizes)
+        x[:, :, corner[0] : corner[0] + extent, corner[1] : corner[1] + extent] = content
+        rows.append(_statistics(answers(x.to(dtype))))
+    total = torch.zeros(reach, dtype=torch.float64)
+    for of_output in zip(*rows, strict=True):
+        found = torch.stack(of_output)
+        apart = torch.cdist(found, found, p=1)
+        scale = float(apart.max())
+        if scale > 1e-6 * float(found[0].abs().sum()) and math.isfinite(scale):
+            total += torch.stack([apart.diagonal(d).mean() for d in range(1, reach + 1)]) / scale
     return total
 
 
