@@ -145,9 +145,41 @@ def _convert(args: argparse.Namespace) -> int:
     return int(not certificate.is_invariant)
 
 
+def _lock_file(args: argparse.Namespace) -> int:
+    from shiftproof import motion, nn
+
+    if args.out is None:
+        raise ValueError(
+            f"shiftproof lock: a file of ONNX needs a file to write, got no --out for "
+            f"{args.model}; pass --out LOCKED.onnx"
+        )
+    selectors = {"blobs": nn.DifferenceOfGaussians, "darkest": nn.DarkestPhase}
+    selector = selectors[args.selector]() if args.selector in selectors else None
+    summary = motion.lock_file(
+        args.model,
+        args.out,
+        stride=args.stride,
+        dense=args.dense,
+        image=args.input,
+        selector=selector,
+        interpolation=nn.WholePixels() if args.whole_pixels else None,
+        padding_mode=args.padding,
+        margin=args.margin,
+    )
+    print(json.dumps(dataclasses.asdict(summary), indent=2, default=str) if args.json else summary)
+    return 0
+
+
 def _lock(args: argparse.Namespace) -> int:
     import torch
 
+    if args.model.endswith(".onnx"):
+        return _lock_file(args)
+    if args.size is None:
+        raise ValueError(
+            f"shiftproof lock: a network needs the size of its images, got no --size for "
+            f"{args.model}; pass --size, or a file .onnx"
+        )
     _check_export("lock", args.export)
     model = _network(args)
     images = _images(args, model)
@@ -161,13 +193,13 @@ def _lock(args: argparse.Namespace) -> int:
     return 0
 
 
-def _add_network(command: argparse.ArgumentParser) -> None:
+def _add_network(command: argparse.ArgumentParser, *, files: str = "") -> None:
     command.add_argument(
         "model",
         help="a name of shiftproof list, torchvision:NAME, timm:NAME, or an own network as "
-        "MODULE:CALLABLE or FILE.py:CALLABLE, called without arguments",
+        f"MODULE:CALLABLE or FILE.py:CALLABLE, called without arguments{files}",
     )
-    command.add_argument("--size", type=int, required=True, help="height and width, in pixels")
+    command.add_argument("--size", type=int, required=not files, help="height and width, in pixels")
     command.add_argument(
         "--weights",
         metavar="FILE",
@@ -221,16 +253,32 @@ def parser() -> argparse.ArgumentParser:
         help="put a lock in front of a network, so that it flickers less while the camera moves",
         description="Find the total stride of a network and lock its images to their content.",
     )
-    _add_network(command)
+    _add_network(command, files="; or a file FILE.onnx, with --out")
     command.add_argument("--stride", type=int, help="total stride; found if not given")
     command.add_argument(
         "--margin", type=int, default=0, help="pixels by which images are larger than --size, even"
     )
     command.add_argument(
         "--padding",
+        "--padding-mode",
         choices=EDGE_MODES,
         default="reflect",
         help="what is shown beyond the edge",
+    )
+    of_file = command.add_argument_group("of a file FILE.onnx")
+    of_file.add_argument("--out", type=Path, metavar="LOCKED.onnx", help="the file to write")
+    of_file.add_argument(
+        "--dense", nargs="+", default=[], metavar="OUTPUT", help="maps, which are moved back"
+    )
+    of_file.add_argument("--input", metavar="NAME", help="the input of images, where several are")
+    of_file.add_argument(
+        "--selector",
+        choices=("corners", "blobs", "darkest"),
+        default="corners",
+        help="what the content is; darkest is for pages on even, bright paper, with --whole-pixels",
+    )
+    of_file.add_argument(
+        "--whole-pixels", action="store_true", help="copy pixels, without interpolation"
     )
     command.add_argument("--export", type=Path, metavar="FILE", help="a file .pt2 or .onnx")
     command.set_defaults(run=_lock)

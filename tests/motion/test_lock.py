@@ -79,6 +79,14 @@ def test_outputs_are_moved_back() -> None:
     torch.testing.assert_close(found["half"][0, :, 8:-8, 8:-8].shape, torch.Size([8, 16, 16]))
 
 
+def test_outputs_are_moved_back_by_the_whole_pixels_that_the_image_was_moved() -> None:
+    model = nn.Conv2d(3, 4, 1).eval()
+    locked = shiftproof.lock_grid(model, images(), stride=4, interpolation=WholePixels())
+    locked.lock.offset = lambda x: torch.tensor([[1.7, -0.6], [0.4, 1.2]])
+    inner = (..., slice(8, -8), slice(8, -8))
+    torch.testing.assert_close(locked(images())[inner], model(images())[inner])
+
+
 def test_a_locked_network_flickers_less() -> None:
     torch.manual_seed(1)
     model = nn.Sequential(

@@ -117,7 +117,7 @@ class LockedModel(nn.Module):
             What the network returns, maps moved back by as much.
         """
         images = tensors_in((args, kwargs))[0]
-        offset = self.lock.offset(images)
+        offset = moved_by(self.lock, images)
         moved = self.lock(images, offset)
         args, kwargs = exchanged((args, kwargs), images, moved)
         result = self.model(*args, **kwargs)
@@ -139,6 +139,20 @@ class LockedModel(nn.Module):
         reader = WholePixels() if is_whole else BandLimited(2, 0)
         moved: Tensor = reader(x, start, x.shape[2:], reach, "replicate")
         return moved if how.dims[0] == 2 else moved[:, 0]
+
+
+def moved_by(lock: Any, images: Tensor) -> Tensor:
+    """By how much a lock moves images: its offset, rounded where it copies whole pixels.
+
+    Args:
+        lock: The lock.
+        images: The images, the margin included.
+
+    Returns:
+        Pixels, ``(N, D)``.
+    """
+    offset: Tensor = lock.offset(images)
+    return (offset + 0.5).floor() if isinstance(lock.interpolation, WholePixels) else offset
 
 
 def lock_grid(

@@ -23,7 +23,13 @@ from shiftproof.nn.lowpass import (
 )
 from shiftproof.nn.pool import GlobalMean, MaxPool2d
 from shiftproof.nn.salience import CornerStrength, DifferenceOfGaussians, Energy, Tapered
-from shiftproof.nn.selectors import FirstPhase, LargestNorm, LargestValue, SmallestNorm
+from shiftproof.nn.selectors import (
+    DarkestPhase,
+    FirstPhase,
+    LargestNorm,
+    LargestValue,
+    SmallestNorm,
+)
 from shiftproof.nn.upsample import PolyphaseUpsample1d, PolyphaseUpsample2d, PolyphaseUpsample3d
 
 __all__ = [
@@ -36,6 +42,7 @@ __all__ = [
     "BlurPool3d",
     "Conv2d",
     "CornerStrength",
+    "DarkestPhase",
     "DifferenceOfGaussians",
     "Energy",
     "FirstPhase",

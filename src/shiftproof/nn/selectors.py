@@ -7,9 +7,12 @@ largest wins.  Ties are not its business: ``ops.select_phase`` owns the choice.
 import math
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from shiftproof import ops
+from shiftproof.ops.phases import per_axis
+from shiftproof.ops.torus import along
 
 
 class FirstPhase(nn.Module):
@@ -132,3 +135,39 @@ class LargestValue(nn.Module):
             ValueError: If a spatial size is not a multiple of its stride.
         """
         return ops.largest_values(x, stride)
+
+
+class DarkestPhase(nn.Module):
+    """The component that holds the most ink: the one whose pixels are darkest, channels averaged.
+
+    Meant for pages and drawings on an even, bright background, whose images are locked by whole
+    pixels; it takes images of any size.
+
+    Equivariance:
+        Exact (bitwise): the scores permute with the components under circular shifts, if the
+        stride divides the sizes.  Checked by ``tests/nn/test_selectors.py``.
+    """
+
+    def forward(self, x: Tensor, stride: int | Sequence[int]) -> Tensor:
+        """Score the phases.
+
+        Args:
+            x: Images, ``(N, C, *spatial)``.
+            stride: Sampling stride in pixels.
+
+        Returns:
+            Scores, ``(N, P)``, row-major: whole numbers in float64, which no order of summation
+            can change.
+        """
+        strides = per_axis("DarkestPhase", stride, x.ndim - 2)
+        grey = x.detach().to(torch.promote_types(x.dtype, torch.float32)).mean(1)
+        shape = [-1, *[1] * len(strides)]
+        ink = grey.flatten(1).amax(1).reshape(shape) - grey
+        largest = ink.flatten(1).amax(1).clamp_min(torch.finfo(ink.dtype).tiny)
+        # So few levels that float64 sums of an image of 2^28 pixels are exact.
+        scores = (ink / largest.reshape(shape) * 2.0**24).round().to(torch.float64)
+        for axis, period in enumerate(strides, 1):
+            at = torch.arange(scores.shape[axis], device=x.device) % period
+            phases = torch.arange(period, device=x.device)[:, None]
+            scores = along(scores, (at == phases).to(torch.float64), axis)
+        return scores.flatten(1)
