@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from shiftproof import ops
 from shiftproof.certification import certify
 from shiftproof.conversion import call_with_offset, convert
 from shiftproof.nn import AlignPhase2d
@@ -285,3 +286,113 @@ def test_images_of_a_size_that_does_not_fit_are_told_what_does() -> None:
     for sizes in [(23, 48), (26, 48), (24, 50)]:
         with pytest.raises(ValueError, match="sizes of the images must be multiples of 6x6"):
             model(images(*sizes))
+
+
+# Faults that were found by looking for them.
+
+
+class Queries(nn.Module):
+    """Answers to learned queries about a sound ``(N, T, F)``: no map, though 6 divides 48."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv1d(5, 8, 4, 4), nn.Linear(96, 42)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.conv(x.transpose(1, 2)).flatten(1)).unflatten(1, (6, 7))
+
+
+def test_no_map_of_images_on_other_axes_is_rolled() -> None:
+    x = torch.randn(2, 48, 5, generator=torch.Generator().manual_seed(1)).double()
+    model = convert(seeded(Queries), x, images={"x": (1,)}).model
+    assert torch.equal(model(x), model(x.roll(13, 1)))
+    certificate = certify(model, x, images={"x": (1,)})
+    assert (certificate.is_invariant, certificate.kind) == (True, "invariant")
+
+
+class Clip(nn.Module):
+    """One map for a clip ``(N, T, C, H, W)``, behind a position embedding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.up = nn.Conv2d(3, 6, 4, 4), nn.ConvTranspose2d(6, 2, 4, 4)
+        self.position = nn.Parameter(torch.randn(6, 4, 6))
+
+    def forward(self, v: Tensor) -> Tensor:
+        y = self.up(self.conv(v.flatten(0, 1)) + self.position)
+        return y.unflatten(0, v.shape[:2]).mean(1)
+
+
+def test_a_map_of_a_clip_is_moved_back() -> None:
+    v = torch.randn(2, 4, 3, 16, 24, generator=torch.Generator().manual_seed(1)).double()
+    model = convert(seeded(Clip), v, images={"v": (3, 4)}).model
+    with torch.no_grad():
+        y, moved = model(v), model(v.roll((5, 7), (3, 4)))
+    torch.testing.assert_close(moved, y.roll((5, 7), (2, 3)), rtol=0, atol=1e-9)
+    assert certify(model, v, images={"v": (3, 4)}).kind == "equivariant"
+
+
+class Across(nn.Module):
+    """A map that is not moved back along the axis on which it is coarser."""
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride, self.weight = stride, nn.Parameter(torch.ones(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        place = x.abs().sum((1, 2)).argmax(1)
+        shift = torch.stack([place * 0, -place], 1)
+        return ops.circular_shift(x, shift)[:, :, :, :: self.stride] * self.weight
+
+
+@pytest.mark.parametrize("stride", [2, 3, 4, 6, 8, 12])
+def test_a_map_that_stays_along_one_axis_is_found(stride: int) -> None:
+    assert certify(Across(stride).double(), images(16, 24)).verdict == "not invariant"
+
+
+class Pyramid(nn.Module):
+    """Three maps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 4, 3, 2, 1), nn.Conv2d(4, 4, 3, 2, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        y = self.first(x)
+        return F.interpolate(y, scale_factor=2.0), y, self.last(y)
+
+
+REGROUPED = [lambda y: y[1:], lambda y: (y[0].transpose(2, 3), *y[1:]), lambda y: (*y, y[0])]
+
+
+@pytest.mark.parametrize("regroup", REGROUPED)
+def test_hooks_of_the_network_that_regroup_its_maps_are_refused(regroup) -> None:
+    model = seeded(Pyramid)
+    model.register_forward_hook(lambda _m, _a, y: regroup(y))
+    with pytest.raises(ValueError, match="hooks of the network itself must return outputs like"):
+        convert(model, images(32, 32))
+    wrapped = convert(nn.Sequential(model), images(32, 32)).model
+    assert certify(wrapped, images(32, 32)).kind == "equivariant"
+
+
+def test_an_output_that_nobody_can_look_into_is_refused() -> None:
+    class Hidden:
+        def __init__(self, value: Tensor) -> None:
+            self.value = value
+
+    class Network(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3, 2, 1)
+
+        def forward(self, x: Tensor) -> Hidden:
+            return Hidden(self.conv(x))
+
+    with pytest.raises(ValueError, match=r"must return tensors, .* got Hidden"):
+        convert(Network().double(), images(16, 24))
+
+
+def test_a_pooled_vector_in_the_shape_of_a_map_has_no_place() -> None:
+    pooled = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Unflatten(1, (4, 2, 2))]
+    conversion = convert(nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1), *pooled), images(16, 24).float())
+    assert not any("stays" in note for note in conversion.plan.notes)

@@ -105,16 +105,19 @@ def readings(shape: Sequence[int], given: Sequence[int], axes: Sequence[int]) ->
         is ``(N, *spatial, C)`` and all are the same part; and in 2-D and 3-D if it is
         ``(N, *spatial)`` of the input's size.  It may be one or not if it is ``(N, C, *spatial)``
         of other sizes, or any ``spatial`` axes of it are the same part.  If the input has another
-        form, an output with as many dimensions has the axes where the input has; where there are
-        no others, it must be of the input's size.
+        form, an output is a map if it has axes of the input's size, where the input has them or
+        beside one another; axes that are parts of it may be a map or not.
     """
     count, sizes = len(axes), tuple(given[axis] for axis in axes)
-    if tuple(axes) != tuple(range(2, len(given))):
-        is_like = len(shape) == len(given) and (count + 1 < len(given) or shape[1:] == given[1:])
-        is_like = is_like and math.prod(shape[axis] for axis in axes) > 1
-        return (tuple(axes),) if is_like else ((),)
     windows = [tuple(range(d, d + count)) for d in range(len(shape) - count, 0, -1)]
-    alike = [dims for dims in windows if _parts(shape, dims, sizes) == 1]
+    alike = [dims for dims in windows if count > 1 and _parts(shape, dims, sizes) == 1]
+    if tuple(axes) != tuple(range(2, len(given))):
+        same = [tuple(axes)] * (len(shape) == len(given))
+        exact = [d for d in (*same, *alike) if tuple(shape[dim] for dim in d) == sizes]
+        parts = [dims for dims in same if _parts(shape, dims, sizes)]
+        return tuple(dict.fromkeys(exact or (*parts, *alike, ())))
+    if count == 1:
+        alike = [dims for dims in windows if _parts(shape, dims, sizes)]
     if len(shape) == count + 2:
         last = windows[0]
         if math.prod(shape[2:]) == 1:

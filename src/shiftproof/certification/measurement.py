@@ -205,8 +205,10 @@ def _whole_cells(
         known = [
             shift
             for shift in (*shifts, *added)
-            if not any(d % c for d, c in zip(shift, cells, strict=True))
-            and any(d % size for d, size in zip(shift, sizes, strict=True))
+            if all(
+                not d % cell and (d % size or cell >= size)
+                for d, cell, size in zip(shift, cells, sizes, strict=True)
+            )
         ]
         if max(cells) > 1 and not known:
             rows = {(1,) * len(cells), tuple(-(axis + 1) for axis in range(len(cells)))}

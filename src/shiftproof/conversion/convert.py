@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from shiftproof.analysis.errors import ConversionError, IndivisibleError
+from shiftproof.analysis.graph import values_in
 from shiftproof.conversion.apply import apply_checked, refuse_converted, selector_name
 from shiftproof.conversion.check import check_converted
 from shiftproof.conversion.plan import ConversionPlan
@@ -127,7 +128,13 @@ def convert(
     circular, trusted = padding == "circular", _names(model, equivariant)
     study = Study(model, inputs, circular, trusted, _names(model, skip), allow_shape_change)
     try:
-        decided = decide(study.findings())
+        findings = study.findings()
+        if not values_in(findings.graph.output):
+            raise ConversionError(
+                "convert: the network must return tensors, or dicts, lists, tuples or dataclasses "
+                f"of them, got {type(findings.graph.output).__name__}; wrap it so that it does"
+            )
+        decided = decide(findings)
     except IndivisibleError as error:
         raise ConversionError(f"{error}; {study.sizes_near(error)}") from None
     full = [a for a in decided.alignments if a.full and math.prod(a.stride) > 1]

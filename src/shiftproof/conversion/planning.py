@@ -101,6 +101,7 @@ def decide(findings: Findings) -> Decided:
     returned = values_in(findings.graph.output)
     forms = tuple(_output_form(value, findings, placements) for value in returned)
     outputs = _moved_outputs(forms, placements)
+    _refuse_regrouped(findings, outputs, forms)
     steps = [kept.steps for o in outputs if (kept := forms[o.index]) is not None]
     return Decided(
         alignments=tuple(alignments),
@@ -120,7 +121,8 @@ def decide(findings: Findings) -> Decided:
         told=tuple(
             f"output {index}, of shape {shown(value.shape)}, {told}"
             for index, value in enumerate(returned)
-            if placements and (told := _told(index, value, findings, outputs))
+            if placements
+            and (told := _told(index, value, findings, outputs, placements[-1].is_full))
         ),
     )
 
@@ -145,6 +147,29 @@ def _refuse_outside(findings: Findings) -> None:
                 "convert: hooks of the network itself must not do what has to be changed or "
                 f"aligned, got {finding.record.function} in one; wrap the network in a module, "
                 "whose part it is then"
+            )
+
+
+def _refuse_regrouped(
+    findings: Findings, outputs: Sequence[MovedOutput], forms: Sequence[MapForm | None]
+) -> None:
+    """Refuse hooks of the network itself that make other outputs of maps to be moved back.
+
+    Raises:
+        ConversionError: If one gives others than the forward pass, around which maps are moved.
+    """
+    graph, sizes = findings.graph, tuple(findings.spans.values())
+    given, returned = values_in(graph.visits[0].given), values_in(graph.output)
+    for output in outputs:
+        before = given[output.index] if len(given) == len(returned) else None
+        if before is returned[output.index]:
+            continue
+        form = None if before is None else output_form(findings.layout(before), sizes)
+        if form is None or form != forms[output.index]:
+            raise ConversionError(
+                "convert: hooks of the network itself must return outputs like those they are "
+                f"given, got other ones for output {output.index}, which is moved back; wrap the "
+                "network in a module, whose part it is then"
             )
 
 
@@ -271,15 +296,21 @@ def _output_form(
     return MapForm(found[0], shape, steps_of(value.shape, found[0], sizes))
 
 
-def _told(index: int, value: Value, findings: Findings, outputs: Sequence[MovedOutput]) -> str:
+def _told(
+    index: int,
+    value: Value,
+    findings: Findings,
+    outputs: Sequence[MovedOutput],
+    is_settled: bool,
+) -> str:
     """What is to be known of where an output lies, if it is a map only by its shape."""
     ways = _readings(value, findings)
     if index in [output.index for output in outputs]:
         known = output_form(findings.layout(value), tuple(findings.spans.values()))
         taken = "is taken for a map by its shape, and moved back to where the content is"
         return "" if known else taken
-    if not any(ways) or value.birth < 0:
-        return ""
+    if not any(ways) or value.birth < 0 or not (findings.moves(value) or is_settled):
+        return ""  # what is known to stay the same has no place
     tells = "call_with_offset tells where"
     if outputs:
         tells = f"{tells} if it is returned without the maps beside it"
