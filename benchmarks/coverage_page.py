@@ -198,9 +198,9 @@ THIRD_PARTIES = """\
 **Third parties**: small networks of six libraries, and of torchvision what is no classifier, called
 as their users call them, by `python -m benchmarks.third_parties`: several inputs, keywords,
 ModelOutput, maps coarser than the input, volumes, video and signals. `certify` judges them by the
-law for coarse outputs: shifts by whole pixels of a map move it by as many, where its size is a
-whole part of the input's, the same along every axis; of other maps it asks less. Two images where
-the network takes two.
+law for coarse outputs: shifts by whole pixels of a map move it by as many, where its sizes are
+whole parts of the input's; other outputs may move or stay, and the certificate says which. Two
+images where the network takes two.
 """
 
 
