@@ -156,6 +156,7 @@ SELECTORS: dict[str, tuple[Callable[[], torch.nn.Module], ...]] = {
     "FirstPhase": (nn.FirstPhase,),
     "LargestNorm": (nn.LargestNorm, lambda: nn.LargestNorm(1), lambda: nn.LargestNorm(torch.inf)),
     "LargestValue": (nn.LargestValue,),
+    "DarkestPhase": (nn.DarkestPhase,),
     "SmallestNorm": (nn.SmallestNorm,),
     "Tapered": (nn.Tapered, lambda: nn.Tapered(taper="tukey")),
 }

@@ -20,7 +20,7 @@ SELECTORS = {
 }
 
 
-def scenes(num: int = 6, size: int = SIZE, channels: int = 3, seed: int = 0) -> Tensor:
+def scenes(num: int = 4, size: int = SIZE, channels: int = 3, seed: int = 0) -> Tensor:
     """Soft patches of many sizes, as photographs have them."""
     generator = torch.Generator().manual_seed(seed)
     total = torch.zeros(num, channels, size, size)
@@ -30,7 +30,7 @@ def scenes(num: int = 6, size: int = SIZE, channels: int = 3, seed: int = 0) -> 
     return (total / 3).clamp(0, 1)
 
 
-def spots(num: int = 6, seed: int = 0) -> Tensor:
+def spots(num: int = 4, seed: int = 0) -> Tensor:
     """A bright patch on black, whose energy outweighs what may enter."""
     generator = torch.Generator().manual_seed(seed)
     images = torch.zeros(num, 3, SIZE, SIZE)
@@ -81,7 +81,7 @@ def attack(lock: torch.nn.Module, image: Tensor, radius: int, generator: torch.G
     found = drift(lock, image, frames, shifts)
     worst = int(found.argmax())  # from there the adversary searches
     best, border, shift = found.max(), frames[worst], sides[worst // len(shown)]
-    for _ in range(6):
+    for _ in range(3):
         flips = (torch.rand(8, *image.shape, generator=generator) < 0.2).float()
         tried = border + flips * (torch.rand(flips.shape, generator=generator) - border)
         frames = torch.stack([moved(image, shift, t) for t in tried])

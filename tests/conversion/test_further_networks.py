@@ -290,6 +290,7 @@ def test_sizes_stay_open_where_a_padding_is_wider_than_the_example(padding_mode:
         torch.testing.assert_close(program(y), model(y))
 
 
+@pytest.mark.slow
 def test_sizes_stay_open_in_onnx_where_a_padding_is_wider(tmp_path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     x = images(16).float()

@@ -86,7 +86,7 @@ def certified_radius(
         >>> scene = torch.zeros(1, 1, 96, 96)
         >>> scene[..., 40:52, 41:55] = 1.0
         >>> certified_radius(GridLock2d(8, CornerStrength(margin=16)), scene).tolist()
-        [3]
+        [2]
     """
     found = _lock_of(lock)
     ranges = _ranges(value_range, images)

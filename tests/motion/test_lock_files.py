@@ -156,6 +156,7 @@ def test_maps_are_moved_back_as_in_torch(file, tmp_path, options) -> None:
         assert list(found) == ["full", "mask", "half", "label", OFFSET]
 
 
+@pytest.mark.slow
 def test_fixed_sizes_and_a_margin_stay(tmp_path) -> None:
     model, out = made(Segmenter), tmp_path / "out.onnx"
     path = written(model, tmp_path / "net.onnx", images(2, 64, 64), fixed=True)
@@ -170,6 +171,7 @@ def test_fixed_sizes_and_a_margin_stay(tmp_path) -> None:
     assert_near(run(out, x)[OFFSET], lock.offset(x))
 
 
+@pytest.mark.slow
 def test_half_precision(tmp_path) -> None:
     model, out = made(Classifier).half(), tmp_path / "out.onnx"
     path = written(model, tmp_path / "net.onnx", images().half(), names=("logits",))
@@ -182,6 +184,7 @@ def test_half_precision(tmp_path) -> None:
         torch.testing.assert_close(found["logits"].float(), locked(images(1)), rtol=0, atol=5e-3)
 
 
+@pytest.mark.slow
 def test_names_metadata_and_opsets(file, tmp_path) -> None:
     proto = onnx.load(file)
     entry = proto.metadata_props.add()
@@ -201,6 +204,7 @@ def test_names_metadata_and_opsets(file, tmp_path) -> None:
     onnx.checker.check_model(locked, full_check=True)
 
 
+@pytest.mark.slow
 def test_weights_in_another_file_stay_there(file, tmp_path) -> None:
     proto = onnx.load(file)
     source = tmp_path / "apart.onnx"
@@ -290,6 +294,7 @@ def test_several_inputs_of_images(file, tmp_path) -> None:
     refused("--input must be one of image, depth, got no", file, tmp_path / "out.onnx", image="no")
 
 
+@pytest.mark.slow
 def test_a_locked_file_is_not_locked_again(file, tmp_path) -> None:
     lock_file(file, tmp_path / "a.onnx", stride=4, **CHEAP)
     refused("must not be locked already", tmp_path / "a.onnx", tmp_path / "b.onnx", stride=4)
