@@ -145,7 +145,8 @@ def lock_file(
         RuntimeError: If a file is missing or cannot be written, or a package is not installed.
 
     Equivariance:
-        Approximate: measured in docs/guide/motion.md.  Checked by ``tests/motion/test_lock_files.py``.
+        Approximate: measured in docs/guide/motion.md.  Checked by
+        ``tests/motion/test_lock_files.py``.
     """
     path, out = Path(path), Path(out)
     if not out.absolute().parent.is_dir():
