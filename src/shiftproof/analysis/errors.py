@@ -56,7 +56,7 @@ class CaptureError(ConversionError):
         )
 
 
-def shown(values: Sequence[int], by: str = "x") -> str:
+def shown(values: Sequence[object], by: str = "x") -> str:
     """Sizes as text.
 
     Args:

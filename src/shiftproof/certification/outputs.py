@@ -6,6 +6,7 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
+from shiftproof.analysis.errors import shown
 from shiftproof.analysis.outputs import Dims, readings, steps_of
 from shiftproof.certification.orbit import closest_shift, largest_difference, widened
 from shiftproof.inputs import Inputs
@@ -78,10 +79,9 @@ class Output:
             return ""
         where = ", ".join(map(str, self.reading))
         found = f"moved along its dimensions {where}" if where else "stayed the same"
-        size = "x".join(map(str, self.inputs.sizes))
         return (
-            f"an output of shape {tuple(self.before.shape)} may be a map of an input of {size} or "
-            f"not; it {found}"
+            f"an output of shape {tuple(self.before.shape)} may be a map of an input of "
+            f"{shown(self.inputs.sizes)} or not; it {found}"
         )
 
     def compare(self, after: Tensor, shift: Sequence[int]) -> None:

@@ -8,7 +8,7 @@ import inspect
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -67,6 +67,24 @@ class Alignment:
             f"{self.where}: by {shown(self.stride)}{how}, for {', '.join(self.readers[:2])}{more}: "
             f"{'; '.join(self.reasons)}"
         )
+
+
+def multiples_of(alignments: Iterable[Alignment], size: Sequence[int]) -> tuple[int, ...]:
+    """What the sizes of images must be multiples of, so that maps can be aligned.
+
+    Args:
+        alignments: Where maps are aligned.
+        size: Spatial sizes of the example.
+
+    Returns:
+        Pixels per axis.
+    """
+    periods = [1] * len(size)
+    for alignment in alignments:
+        for axis, stride in enumerate(alignment.stride):
+            pixels = Fraction(size[axis], alignment.sizes[axis]) * stride
+            periods[axis] = math.lcm(periods[axis], pixels.numerator)
+    return tuple(periods)
 
 
 @dataclass(frozen=True)
@@ -130,14 +148,7 @@ class ConversionPlan:
     @property
     def multiples(self) -> tuple[int, ...]:
         """What the sizes of the images must be multiples of, per axis."""
-        periods = [1] * len(self.size)
-        for alignment in self.alignments:
-            for axis, (stride, step) in enumerate(
-                zip(alignment.stride, alignment.steps, strict=True)
-            ):
-                pixels = Fraction(step).limit_denominator(1000) * stride
-                periods[axis] = math.lcm(periods[axis], pixels.numerator)
-        return tuple(periods)
+        return multiples_of(self.alignments, self.size)
 
     def as_dict(self) -> dict[str, Any]:
         """The plan as plain values, for JSON."""

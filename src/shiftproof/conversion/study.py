@@ -16,6 +16,7 @@ from shiftproof.analysis.findings import Findings, analyse
 from shiftproof.analysis.graph import CallRecord, Graph, values_in
 from shiftproof.analysis.layout import BATCH, size_of, still, whole
 from shiftproof.analysis.trial import Calls, moves_along, watch
+from shiftproof.conversion.plan import multiples_of
 from shiftproof.conversion.planning import Decided, decide, resizing_edits
 from shiftproof.inputs import Inputs
 
@@ -158,21 +159,18 @@ class Study:
     def _sizes(self, decided: Decided) -> tuple[int, ...] | str:
         """The smallest sizes, or why there are none."""
         sizes = self.inputs.sizes
-        periods = [1] * len(sizes)
         for alignment in decided.alignments:
             if alignment.full and math.prod(alignment.stride) > 1:
                 return "a map is aligned by its full size"
             if len(alignment.dims) < len(alignment.sizes):
                 return "positions are flattened where the map is aligned"
-            for axis, stride in enumerate(alignment.stride):
-                period = Fraction(sizes[axis], alignment.sizes[axis]) * stride
-                periods[axis] = math.lcm(periods[axis], period.numerator)
         if decided.limits:
             return decided.limits[0]
         if self._calls:
             return "a module was followed on values, at this size"
         from shiftproof.analysis.sizes import least_sizes  # imports sympy
 
+        periods = multiples_of(decided.alignments, sizes)
         least = least_sizes(self.model, self.inputs, periods)
         if least is None:
             return "the code decides by sizes, or cannot be followed without them"

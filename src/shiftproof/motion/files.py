@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from shiftproof.analysis.errors import shown
 from shiftproof.extras import require
 from shiftproof.files import writing
 from shiftproof.motion.joints import MODES, Nodes, free_prefix, renamed
@@ -82,13 +83,13 @@ class FileLock:
         source = "as given" if self.is_given else "measured"
         lines = [
             f"{self.path}: {self.input} is locked to its content modulo "
-            f"{_shown(self.stride)} pixels ({source})",
+            f"{shown(self.stride)} pixels ({source})",
             f"  edge      {self.padding_mode}",
         ]
         if any(self.margin):
-            lines.append(f"  window    cut from images larger by {_shown(self.margin)} pixels")
+            lines.append(f"  window    cut from images larger by {shown(self.margin)} pixels")
         for output in self.outputs:
-            steps = _shown([str(step) for step in output.steps])
+            steps = shown(output.steps)
             lines.append(f"  output    {output.name}: moved back, {steps} pixels per position")
         lines.append(f"  output    {OFFSET}: pixels by which each image was moved, (N, 2)")
         if self.opset[0] != self.opset[1]:
@@ -176,10 +177,6 @@ def lock_file(
         str(out), network.image.name, strides, stride is not None, margins, padding_mode, outputs,
         opset,
     )  # fmt: skip
-
-
-def _shown(numbers: Sequence[object]) -> str:
-    return "x".join(map(str, numbers))
 
 
 def _measured(network: Network) -> tuple[int, int]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from shiftproof.analysis import analyse, capture
 from shiftproof.analysis.changes import bind
-from shiftproof.analysis.errors import CaptureError, IndivisibleError
+from shiftproof.analysis.errors import CaptureError, IndivisibleError, shown
 from shiftproof.analysis.findings import Findings
 from shiftproof.analysis.graph import CallRecord, values_in
 from shiftproof.analysis.layout import Layout, factors, whole
@@ -70,18 +70,18 @@ class LockSummary:
     def __str__(self) -> str:
         source = "as given" if self.is_given else "found by analysis"
         lines = [
-            f"{self.model}, locked to the content modulo {_shown(self.stride)} pixels ({source})"
+            f"{self.model}, locked to the content modulo {shown(self.stride)} pixels ({source})"
         ]
         if any(self.margin):
-            lines.append(f"  window    cut from images larger by {_shown(self.margin)} pixels")
+            lines.append(f"  window    cut from images larger by {shown(self.margin)} pixels")
         invented = [max(0, (s - m) // 2) for s, m in zip(self.stride, self.margin, strict=True)]
         if any(invented):
             lines.append(
-                f"  edge      up to {_shown(invented)} pixels beyond it are shown by "
+                f"  edge      up to {shown(invented)} pixels beyond it are shown by "
                 f"{self.padding_mode}; margin={max(self.stride)} shows real ones"
             )
         for output in self.outputs:
-            steps = _shown([str(step) for step in output.steps])
+            steps = shown(output.steps)
             lines.append(f"  output    {output.index}: moved back, {steps} pixels per position")
         lines += [f"  note      {note}" for note in self.notes]
         return "\n".join(lines)
@@ -243,10 +243,6 @@ def lock_grid(
         tuple(notes),
     )
     return LockedModel(model, lock, summary).train(model.training)
-
-
-def _shown(numbers: Sequence[object]) -> str:
-    return "x".join(map(str, numbers))
 
 
 def _follow(

@@ -105,20 +105,21 @@ class Network:
         )
 
 
-def session(source: str | os.PathLike[str]) -> Any:
-    """A quiet session of onnxruntime on the CPU.
+def session(source: str | os.PathLike[str] | bytes) -> Any:
+    """A quiet ``onnxruntime.InferenceSession`` on the CPU.
 
     Args:
-        source: The file.
+        source: The file, or what it holds.
 
     Returns:
-        The session.
+        What runs it.
     """
     runtime = require("onnxruntime", extra="onnx")
     options = runtime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = torch.get_num_threads()
-    return runtime.InferenceSession(os.fspath(source), options, providers=["CPUExecutionProvider"])
+    network = source if isinstance(source, bytes) else os.fspath(source)
+    return runtime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
 
 
 def read_network(path: Path, name: str | None) -> Network:
@@ -221,7 +222,6 @@ def at_least(network: Network, opset: int) -> Any:
     onnx = require("onnx", extra="onnx")
     converter = require("onnx.version_converter", extra="onnx")
     numpy = require("numpy", extra="onnx")
-    runtime = require("onnxruntime", extra="onnx")
     proto = onnx.ModelProto()
     proto.CopyFrom(network.proto)
     if opset_of(proto) >= opset:
@@ -229,11 +229,7 @@ def at_least(network: Network, opset: int) -> Any:
     try:
         newer = converter.convert_version(proto, opset)
         images = network.example()
-        options = runtime.SessionOptions()
-        options.log_severity_level = 3
-        checked = runtime.InferenceSession(
-            newer.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        checked = session(newer.SerializeToString())
         found = checked.run(None, {network.image.name: images.numpy()})
         pairs = zip(network.run(images), found, strict=True)
         problem = "" if all(numpy.allclose(a, b, 1e-3, 1e-4) for a, b in pairs) else "other answers"
