@@ -14,7 +14,12 @@ import torch
 from torch import Tensor
 
 from shiftproof.ops.channels import has_channels_last
-from shiftproof.ops.overrides import is_jit_tracing, may_read_values, needs_gradient
+from shiftproof.ops.overrides import (
+    is_jit_tracing,
+    may_launch,
+    may_read_values,
+    needs_gradient,
+)
 
 _Sizes = tuple[int, ...]
 
@@ -94,6 +99,10 @@ def _read(x: Tensor, start: Tensor, step: _Sizes, counts: _Sizes) -> Tensor:
         for target, source, first in zip(kept, x, start.tolist(), strict=True):
             target.copy_(source[_slices(first, step, counts)])
         return kept
+    if may_launch(x):
+        from shiftproof.ops import copy_kernels  # which needs Triton
+
+        return copy_kernels.read(x, start, step, counts)
     return read_positions(x, _inner_positions(start, step, x.shape[2:], counts), counts)
 
 
@@ -107,6 +116,10 @@ def _write(y: Tensor, start: Tensor, step: _Sizes, sizes: _Sizes) -> Tensor:
         for target, source, first in zip(placed, y, start.tolist(), strict=True):
             target[_slices(first, step, counts)].copy_(source)
         return placed
+    if may_launch(y):
+        from shiftproof.ops import copy_kernels  # which needs Triton
+
+        return copy_kernels.add(y, start, step, sizes)
     positions = _inner_positions(start, step, sizes, counts)
     count, size = math.prod(counts), math.prod(sizes)
     # Writing in place saves a copy of the zeros; transforms have a rule for the other form only.

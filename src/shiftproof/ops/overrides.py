@@ -1,6 +1,7 @@
 """How ops meet tracers, compilers and tensor subclasses."""
 
 import functools
+import importlib.util
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
@@ -56,6 +57,17 @@ def is_jit_tracing() -> bool:
     return torch._C._get_tracing_state() is not None
 
 
+def _holds_values(x: Tensor) -> bool:
+    """Whether this is memory, and not what stands for it while operations are recorded."""
+    return (
+        type(x) is Tensor
+        and not x.is_meta
+        and not torch.compiler.is_compiling()
+        and not is_jit_tracing()
+        and not torch._C._functorch.is_functorch_wrapped_tensor(x)
+    )
+
+
 def may_read_values(x: Tensor) -> bool:
     """Whether Python may look at a tensor's values: not while operations are being recorded.
 
@@ -66,13 +78,41 @@ def may_read_values(x: Tensor) -> bool:
         False under compilation, export, tracing, ``torch.func`` transforms, fake or meta tensors
         and the capture of a CUDA graph.
     """
+    return _holds_values(x) and not (x.is_cuda and torch.cuda.is_current_stream_capturing())
+
+
+_MOST_SAMPLES = 65535
+"""More samples than this are no axis of a grid of programs."""
+
+_KERNEL_DTYPES = {
+    *(torch.float64, torch.float32, torch.bfloat16, torch.float16),
+    *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8),
+}
+
+
+@functools.cache
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
+def may_launch(x: Tensor) -> bool:
+    """Whether kernels of Triton may take the place of operations of torch.
+
+    Args:
+        x: The tensor that they would read.
+
+    Returns:
+        True for memory of a CUDA device, outside of recordings and of forward-mode derivatives, if
+        Triton is installed.
+    """
     return (
-        type(x) is Tensor
-        and not x.is_meta
-        and not torch.compiler.is_compiling()
-        and not is_jit_tracing()
-        and not torch._C._functorch.is_functorch_wrapped_tensor(x)
-        and not (x.is_cuda and torch.cuda.is_current_stream_capturing())
+        x.is_cuda
+        and x.dtype in _KERNEL_DTYPES
+        and x.numel() > 0
+        and x.shape[0] <= _MOST_SAMPLES
+        and _holds_values(x)
+        and torch.autograd.forward_ad._current_level < 0
+        and _has_triton()
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shiftproof.ops.overrides import is_jit_tracing
+from shiftproof.ops.overrides import is_jit_tracing, may_launch
 
 BATCH_AXIS = "add the batch axis with unsqueeze(0)"
 """The way out for a map of one sample where an operation needs a batch."""
@@ -274,6 +274,10 @@ def phase_offsets(phase: Tensor | Sequence[int] | int, stride: Sequence[int]) ->
     stride = per_axis("phase_offsets", stride, len(stride))
     phases = _as_phases("phase_offsets", phase).to(torch.int64)
     phases = phases[None] if phases.ndim == 0 else phases
+    if may_launch(phases) and len(stride) <= 3:
+        from shiftproof.ops import kernels  # which needs Triton
+
+        return kernels.offsets(phases, stride)
     offsets = []
     for axis in range(len(stride)):
         below = math.prod(stride[axis + 1 :])

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from shiftproof.ops.channels import norm_channels
-from shiftproof.ops.overrides import may_branch, overridable
+from shiftproof.ops.overrides import may_branch, may_launch, overridable
 from shiftproof.ops.phases import as_floats, check_divisible, check_map, per_axis
 from shiftproof.ops.polyphase import polyphase_split
 from shiftproof.ops.ties import find_ties, view_numbers
@@ -91,6 +91,10 @@ def phase_scores(x: Tensor, stride: int | Sequence[int], norm: float = 2) -> Ten
     x = as_floats("phase_scores", x.detach())
     if norm == math.inf:
         return _largest_on_lattices(x.abs(), strides)
+    if may_launch(x):
+        from shiftproof.ops import kernels  # which needs Triton
+
+        return kernels.norm_scores(x, strides, int(norm))
     if x.dtype in (torch.float16, torch.bfloat16):
         x = x.float()
     return _sum_lattices(norm_channels(x, int(norm)), strides)
@@ -230,6 +234,11 @@ def select_phase(
             f"per sample and phase, got {tuple(scores.shape)}; pass what phase_scores returns"
         )
     scores = scores.detach()
+    if scores.dtype == torch.float64 and all(map(may_launch, (scores, *maps))):
+        from shiftproof.ops import kernels  # which needs Triton
+
+        if scores.shape[1] <= kernels.MOST_PHASES:
+            return kernels.choose(scores, maps, strides)
     if not may_branch(scores):
         return _choose_blindly(scores, maps, strides)
     best, phases = scores.topk(min(2, scores.shape[1]), dim=1)

@@ -15,7 +15,12 @@ from torch import Tensor
 
 from shiftproof.ops.channels import has_channels_last
 from shiftproof.ops.lattice import batch_rows, has_short_floats, read_positions
-from shiftproof.ops.overrides import is_jit_tracing, may_read_values, needs_gradient
+from shiftproof.ops.overrides import (
+    is_jit_tracing,
+    may_launch,
+    may_read_values,
+    needs_gradient,
+)
 
 _Sizes = tuple[int, ...]
 
@@ -135,6 +140,10 @@ def _read(x: Tensor, start: Tensor, low: int, reach: int, counts: _Sizes) -> Ten
         return _read_pieces(x, start, counts)
     if _copies_rows(x):
         return _read_rows(x, start, low, reach, counts)
+    if may_launch(x):
+        from shiftproof.ops import copy_kernels  # which needs Triton
+
+        return copy_kernels.read(x, start, (1,) * len(counts), counts)
     return read_positions(x, _positions(start, x.shape[2:], counts), counts)
 
 
@@ -155,6 +164,10 @@ def _add_at(x: Tensor, positions: Tensor, values: Tensor) -> None:
 def _fold(window: Tensor, start: Tensor, low: int, reach: int, sizes: _Sizes) -> Tensor:
     """Add every pixel of a window to the pixel it was read from: the adjoint of ``_read``."""
     counts = window.shape[2:]
+    if may_launch(window):
+        from shiftproof.ops import copy_kernels  # which needs Triton
+
+        return copy_kernels.add(window, start, (1,) * len(sizes), sizes)
     # A window begins with the whole map, turned; what follows repeats pixels of it.
     if _copies_rows(window):
         whole = window
