@@ -11,7 +11,7 @@ others, see ``--package``.  Results go to ``benchmarks/results/motion-<network>.
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
@@ -24,34 +24,28 @@ import shiftproof
 from benchmarks.bootstrap import bootstrap
 from benchmarks.gate import ROOT
 from benchmarks.measured import RESULTS
-from benchmarks.motion_page import LOCKS, write_page
+from benchmarks.motion_grid import (
+    NOISE,
+    STRIDE,
+    measure_cuts,
+    measure_drift,
+    measure_offsets,
+)
+from benchmarks.motion_page import HELD, LOCKS, write_page
 from benchmarks.pretrained import load_network
 from shiftproof.extras import require
 from shiftproof.files import write_text
 from shiftproof.metrics import flip_rate, jitter
-from shiftproof.motion import LockedCrop, locate_grid
+from shiftproof.motion import LockedCrop, VideoLock
 from shiftproof.motion.pans import STEPS, Pan, frames_that_fit
-from shiftproof.nn import (
-    CornerStrength,
-    DifferenceOfGaussians,
-    Energy,
-    GridLock2d,
-    WholePixels,
-)
+from shiftproof.nn import GridLock2d, WholePixels
 from shiftproof.ops.resample import resample
+from shiftproof.ops.torus import fold
 from shiftproof.recipes.command import run_command
 from shiftproof.results import Environment
 
-STRIDE = 32
 NUM_FRAMES = 9
 NETWORKS = {"lite0": ("efficientnet-lite0", 224), "lite1": ("efficientnet-lite1", 240)}
-SELECTORS: dict[str, torch.nn.Module] = {
-    "corner strength": CornerStrength(),
-    "difference of Gaussians": DifferenceOfGaussians(),
-    "energy": Energy(2),
-    "absolute values": Energy(1),
-}
-NOISE = 2.0
 Motion = tuple[tuple[float, float], float]
 """Pixels per frame, and the noise."""
 
@@ -130,7 +124,34 @@ class Bench:
     def whole(self, frames: Tensor) -> Tensor:
         return GridLock2d(STRIDE, interpolation=WholePixels())(self.plain(frames))
 
-    def methods(self, generator: torch.Generator) -> dict[str, Method]:
+    def held(self, frames: Tensor) -> Tensor:
+        """The locked transform, held by motion; a stream of its own for every pan."""
+        crop = LockedCrop(self.size, STRIDE, resize_size=self.resize)
+        moved: Tensor = VideoLock(crop)(frames)
+        return moved.clamp(0, 1)
+
+    def held_margin(self, frames: Tensor) -> Tensor:
+        video = VideoLock(GridLock2d(STRIDE, margin=STRIDE))
+        moved: Tensor = video(self.scaled(frames, self.resize, (0.0, 0.0)))
+        return moved
+
+    def held_reflected(self, frames: Tensor) -> Tensor:
+        moved: Tensor = VideoLock(GridLock2d(STRIDE, padding_mode="reflect"))(self.plain(frames))
+        return moved
+
+    def known(self, step: Sequence[float]) -> Method:
+        """The locked transform, held by the true motion: what an estimate can reach at most."""
+        crop = LockedCrop(self.size, STRIDE, resize_size=self.resize)
+
+        def window(frames: Tensor) -> Tensor:
+            count = torch.arange(len(frames))[:, None]
+            offset = fold(crop.offset(frames[:1]) - count * torch.tensor([step]), STRIDE)
+            moved: Tensor = crop(frames, offset)
+            return moved.clamp(0, 1)
+
+        return window
+
+    def methods(self, generator: torch.Generator, step: Sequence[float]) -> dict[str, Method]:
         """What may stand in front of the network; the generator gives the random window."""
         corner = (STRIDE * torch.rand(2, generator=generator)).tolist()
         return {
@@ -141,6 +162,10 @@ class Bench:
             "lock, edge reflected": self.reflected,
             "lock, edge replicated": self.replicated,
             "lock of whole pixels": self.whole,
+            "held transform": self.held,
+            "held lock with margin": self.held_margin,
+            "held lock, edge reflected": self.held_reflected,
+            "transform, motion known": self.known(step),
         }
 
     def averaged(self, frames: Tensor) -> Tensor:
@@ -151,23 +176,32 @@ class Bench:
 
 
 def measure_pans(
-    bench: Bench, photographs: Sequence[Tensor], *, few: bool = False
-) -> list[dict[str, Any]]:
-    """Jitter and flips of every method for every motion, paired over photographs."""
+    bench: Bench,
+    photographs: Sequence[Tensor],
+    only: Sequence[str] | None = None,
+    old: Sequence[dict[str, Any]] = (),
+) -> Iterator[list[dict[str, Any]]]:
+    """Jitter and flips of every method for every motion, paired over photographs.
+
+    Of some methods only if they are given, besides the network as it is, and for motions for which
+    the old rows lack them.
+    """
+    known = {(*row["step"], row["noise"], row["method"]) for row in old}
     example = torch.zeros(1, 3, bench.size, bench.size)
     converted = None if bench.size % STRIDE else shiftproof.convert(bench.model, example).model
-    rows = []
     for step, noise in MOTIONS:
+        if only is not None and all((*step, noise, name) in known for name in only):
+            continue
         generator = torch.Generator().manual_seed(0)
         pan = Pan(step, frames_that_fit(step, 36, NUM_FRAMES), bench.resize, noise=noise)
-        costly = step in COSTLY and not noise and not few
+        costly = step in COSTLY and not noise and only is None
         found: dict[str, list[tuple[float, float]]] = {}
         for photograph in photographs:
             frames = pan.frames(photograph, generator)
             answers = {
                 name: bench.probabilities(method(frames))
-                for name, method in bench.methods(generator).items()
-                if not few or name in ("as it is", *LOCKS)
+                for name, method in bench.methods(generator, step).items()
+                if only is None or name in ("as it is", *only)
             }
             if costly:
                 answers["average of 4 windows"] = bench.averaged(frames)
@@ -175,13 +209,43 @@ def measure_pans(
                 answers["circular conversion"] = bench.probabilities(bench.plain(frames), converted)
             for name, p in answers.items():
                 found.setdefault(name, []).append((float(jitter(p)), float(flip_rate(p))))
-        rows += compared(step, noise, pan.num_frames, found)
+        rows = compared(step, noise, pan.num_frames, found)
         ratios = [
-            f"{row['method']} {row['ratio']['value']:.2f} ({row['flips']:.1f})"
-            for row in rows[-len(found) :]
+            f"{row['method']} {row['ratio']['value']:.2f} ({row['flips']:.1f})" for row in rows
         ]
         print(step, noise, *ratios, sep="  ", flush=True)
+        yield rows
+
+
+def measure_long(bench: Bench, photographs: Sequence[Tensor]) -> list[dict[str, Any]]:
+    """Longer pans of larger frames: 64 pixels in steps of 4, of every other photograph.
+
+    Frames are larger than the window by two and a half strides.
+    """
+    resize = bench.size + 5 * STRIDE // 2
+    crop = LockedCrop(bench.size, STRIDE, resize_size=resize)
+    pan = Pan((0.0, 4.0), 17, resize, room=64)
+    found: dict[str, list[tuple[float, float]]] = {}
+    for photograph in photographs[::2]:
+        frames = pan.frames(photograph)
+        windows = {
+            "as it is": crop(frames, torch.zeros(len(frames), 2)),
+            "locked transform": crop(frames),
+            "held transform": VideoLock(crop)(frames),
+        }
+        for name, window in windows.items():
+            p = bench.probabilities(window.clamp(0, 1))
+            found.setdefault(name, []).append((float(jitter(p)), float(flip_rate(p))))
+    rows = compared(pan.step, pan.noise, pan.num_frames, found)
+    print(*(f"{r['method']} {r['ratio']['value']:.2f} ({r['flips']:.1f})" for r in rows), sep="  ")
     return rows
+
+
+def merged(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of pans, new ones in the place of those of the same motion and method."""
+    rows = {(*row["step"], row["noise"], row["method"]): row for row in [*old, *new]}
+    motions = dict.fromkeys(key[:3] for key in rows)
+    return [row for motion in motions for key, row in rows.items() if key[:3] == motion]
 
 
 def measure_strips(bench: Bench, photographs: Sequence[Tensor]) -> dict[str, Any]:
@@ -224,65 +288,6 @@ def compared(
     return rows
 
 
-DISTURBANCES: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
-    "none": lambda x, g: x,
-    "noise of 2 / 255": lambda x, g: x + NOISE / 255 * torch.randn(x.shape, generator=g),
-    "exposure, 0.9 to 1.1": lambda x, g: (
-        x * torch.linspace(0.9, 1.1, len(x)).reshape(-1, 1, 1, 1)
-    ).clamp(0, 1),
-    "JPEG of quality 75": lambda x, g: _jpeg(x),
-}
-
-
-def _jpeg(x: Tensor) -> Tensor:
-    io = require("torchvision.io", extra="train")
-    images = (255 * x).round().clamp(0, 255).to(torch.uint8)
-    return torch.stack([io.decode_jpeg(io.encode_jpeg(i, quality=75)) for i in images]) / 255
-
-
-def measure_offsets(photographs: Sequence[Tensor], size: int = 224) -> list[dict[str, Any]]:
-    """How well the offset stays with the content: share of moves with the same grid, and slip."""
-    rows = []
-    moves = [(0.0, 0.25), (0.3, 0.37), (0.0, 1.0), (1.0, 0.0), (0.0, 4.0), (8.0, 0.0), (0.0, 8.0)]
-    for disturbance, disturb in DISTURBANCES.items():
-        generator = torch.Generator().manual_seed(0)
-        pairs: dict[tuple[float, float], list[Tensor]] = {}
-        for photograph in photographs:
-            for move in moves:
-                pan = Pan(move, 2, size, scale=1.0)
-                frames = disturb(pan.frames(photograph), generator)
-                pairs.setdefault(move, []).append(frames)
-        stacked = {move: torch.cat(frames) for move, frames in pairs.items()}
-        for stride in (2, 8, 16, 32):
-            for name, selector in SELECTORS.items():
-                tapers = ("sine", "hann", "none") if disturbance == "none" else ("sine",)
-                for taper in tapers:
-                    for move, frames in stacked.items():
-                        place = torch.cat(
-                            [
-                                locate_grid(part, stride, selector, taper=taper).offset
-                                for part in frames.split(28)
-                            ]
-                        ).reshape(-1, 2, 2)
-                        slip = place[:, 1] - place[:, 0] + torch.tensor(move)
-                        slip = (slip + stride / 2).remainder(stride) - stride / 2
-                        far = slip.norm(dim=1)
-                        quantiles = torch.quantile(far, torch.tensor([0.5, 0.9, 0.99])).tolist()
-                        rows.append(
-                            {
-                                "disturbance": disturbance,
-                                "stride": stride,
-                                "selector": name,
-                                "taper": taper,
-                                "move": list(move),
-                                "photographs": len(far),
-                                "same": float((far < 0.5).double().mean()),
-                                "slip": quantiles,
-                            }
-                        )
-    return rows
-
-
 def measure_accuracy(
     bench: Bench, photographs: Sequence[tuple[Tensor, str]]
 ) -> list[dict[str, Any]]:
@@ -292,7 +297,9 @@ def measure_accuracy(
     found: dict[str, list[tuple[float, float]]] = {}
     for photograph, wnid in photographs:
         x, label = photograph[None], names.index(wnid)
-        for name, method in bench.methods(generator).items():
+        for name, method in bench.methods(generator, (0.0, 0.0)).items():
+            if name in HELD:  # a first frame is placed as without
+                continue
             p = bench.probabilities(method(x))[0]
             found.setdefault(name, []).append((float(p[label]), float(p.argmax() == label)))
     values = {name: torch.tensor(pairs, dtype=torch.float64) for name, pairs in found.items()}
@@ -335,13 +342,21 @@ def run(args: argparse.Namespace) -> int:
         "environment": asdict(Environment.collect("cpu", torch.get_num_threads())),
     }
     parts: dict[str, Callable[[], Any]] = {
-        "pans": lambda: measure_pans(bench, large, few=args.few),
         "accuracy": lambda: measure_accuracy(bench, load_photographs(args.photographs, args.limit)),
         "strips": lambda: measure_strips(bench, large),
         "offsets": lambda: measure_offsets(large),
+        "long": lambda: measure_long(bench, large),
+        "drift": lambda: measure_drift(large),
+        "cuts": lambda: measure_cuts(large),
     }
-    for part in args.parts or parts:
-        result[part] = parts[part]()
+    for part in args.parts or ("pans", *parts):
+        if part == "pans":
+            old = result.get(part, [])
+            for rows in measure_pans(bench, large, args.rows, old):
+                result[part] = merged(result.get(part, []), rows)
+                write_text(out, json.dumps(result, indent=1) + "\n")
+        else:
+            result[part] = parts[part]()
         write_text(out, json.dumps(result, indent=1) + "\n")
     print(out)
     return 0
@@ -361,13 +376,14 @@ def main() -> int:
     add(
         "--parts",
         nargs="+",
-        choices=("pans", "accuracy", "strips", "offsets"),
+        choices=("pans", "long", "accuracy", "strips", "offsets", "drift", "cuts"),
         help="all if not given",
     )
     add("--limit", type=int, metavar="N", help="photographs at most")
     page = ROOT / "docs" / "motion.md"
     add("--page", type=Path, nargs="?", const=page, help="only write the page, to this file")
-    add("--few", action="store_true", help="only the locks")
+    names = (*LOCKS, *HELD)
+    add("--rows", nargs="+", choices=names, help="pans of these, where there are none")
     add("--out", type=Path, metavar="JSON")
     return run_command(lambda: run(parser.parse_args()))
 

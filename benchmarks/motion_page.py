@@ -13,6 +13,12 @@ from shiftproof.extras import require
 from shiftproof.files import write_text
 
 LOCKS = ("locked transform", "lock with margin", "lock, edge reflected", "lock, edge replicated")
+HELD = (
+    "held transform",
+    "held lock with margin",
+    "held lock, edge reflected",
+    "transform, motion known",
+)
 METHODS = (
     "as it is",
     "random window",
@@ -41,6 +47,11 @@ and a stride around it; *edge reflected* and *replicated*: on the input alone; *
 same without fractions; *random window*: the plain transform with another place to cut; *circular
 conversion*: `convert`, without tuning.
 """
+HELD_TEXT = """With the grid held by motion, jitter over that of the network as it is, and flips per
+100 frames. *Held*: `motion.VideoLock` around the lock of that name, a stream for each pan; *motion
+known*: the locked transform of the first frame, moved by the true motion. Rows of one motion have
+the same frames.
+"""
 
 
 def _interval(found: dict[str, float], digits: int = 2) -> str:
@@ -56,6 +67,10 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
     yield ""
 
 
+def _motion(step: Sequence[float], noise: float) -> str:
+    return f"{step[0]:g}, {step[1]:g}" + (f", noise {noise:g} / 255" if noise else "")
+
+
 def _pans(rows: list[dict[str, Any]]) -> Iterator[str]:
     motions = list(dict.fromkeys((tuple(row["step"]), row["noise"]) for row in rows))
     found = {(tuple(row["step"]), row["noise"], row["method"]): row for row in rows}
@@ -63,7 +78,7 @@ def _pans(rows: list[dict[str, Any]]) -> Iterator[str]:
     head = ["motion", "jitter, flips as it is", *methods[1:]]
     table, flips = [], []
     for step, noise in motions:
-        name = f"{step[0]:g}, {step[1]:g}" + (f", noise {noise:g} / 255" if noise else "")
+        name = _motion(step, noise)
         base = found[step, noise, "as it is"]
         line, other = [name, f"{base['jitter']:.3f}, {base['flips']:.1f}"], [name]
         for method in methods:
@@ -80,6 +95,65 @@ def _pans(rows: list[dict[str, Any]]) -> Iterator[str]:
     yield ""
     yield from _table(["motion", *methods], flips)
     yield from _all_flips(rows)
+    yield from _held(rows)
+
+
+def _held(rows: list[dict[str, Any]]) -> Iterator[str]:
+    found = {(tuple(row["step"]), row["noise"], row["method"]): row for row in rows}
+    methods = [m for m in HELD if any(row["method"] == m for row in rows)]
+    if not methods:
+        return
+    yield HELD_TEXT
+    lines = []
+    for step, noise in dict.fromkeys((tuple(row["step"]), row["noise"]) for row in rows):
+        cells = [found.get((step, noise, method)) for method in ("locked transform", *methods)]
+        lines.append(
+            [
+                _motion(step, noise),
+                *("" if c is None else f"{_interval(c['ratio'])}, {c['flips']:.1f}" for c in cells),
+            ]
+        )
+    yield from _table(["motion", "locked transform", *methods], lines)
+
+
+def _long(rows: list[dict[str, Any]]) -> Iterator[str]:
+    yield (
+        f"Pans of {rows[0]['frames']} frames by {rows[0]['step'][1]:g} pixels over "
+        f"{rows[0]['photographs']} photographs, frames larger than the window by two and a half "
+        "strides; jitter over that of the network as it is, and flips per 100 frames:"
+    )
+    yield ""
+    lines = [[r["method"], _interval(r["ratio"]), f"{r['flips']:.1f}"] for r in rows]
+    yield from _table(["method", "jitter", "flips"], lines)
+
+
+def _drift(rows: list[dict[str, Any]]) -> Iterator[str]:
+    yield (
+        f"Slip of the held grid in the scene over {rows[0]['frames']} frames of a camera on a "
+        f"circle of 60 pixels, {rows[0]['photographs']} photographs, in pixels of the network's "
+        "window: median, nine of ten, largest."
+    )
+    yield ""
+    lines = [
+        [
+            f"{row['speed']:g}" + (f", noise {row['noise']:g} / 255" if row["noise"] else ""),
+            *(" / ".join(f"{x:.2f}" for x in row[key]) for key in ("end", "furthest")),
+            f"{row['largest_step']:.2f}",
+        ]
+        for row in rows
+    ]
+    yield from _table(
+        ["pixels per frame", "in the last frame", "at its furthest", "largest step"], lines
+    )
+
+
+def _cuts(found: dict[str, Any]) -> Iterator[str]:
+    yield (
+        f"Cuts from each photograph to each other one, two frames of a pan before and after: in "
+        f"{found['released']} of {found['cuts']} the first frame after the cut was placed anew; "
+        f"in {found['jumps_after']} the grid moved by more than half a pixel in the step after it."
+    )
+    yield ""
 
 
 def _all_flips(rows: list[dict[str, Any]]) -> Iterator[str]:
@@ -207,6 +281,12 @@ def write_page(path: Path, results: Path = RESULTS) -> None:
             count = result["pans"][0]["photographs"]
             text = METHOD_TEXT.format(photographs=count)
             lines += [text, *_pans(result["pans"])]
+        if "long" in result:
+            lines += list(_long(result["long"]))
+        if "drift" in result:
+            lines += list(_drift(result["drift"]))
+        if "cuts" in result:
+            lines += list(_cuts(result["cuts"]))
         if "strips" in result:
             picture = f"motion_{file.stem.split('-')[1]}.png"
             draw_strips(result["strips"], path.parent / picture)

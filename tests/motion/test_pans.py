@@ -31,6 +31,15 @@ def test_noise_is_of_the_sensor() -> None:
     assert 255 * (frames[1] - frames[0]).std() == pytest.approx(2 * 2**0.5, rel=0.05)
 
 
+@pytest.mark.parametrize("step", [(0.0, 0.0), (1.0, 1.0)])
+def test_both_axes_alike(step) -> None:
+    frames = Pan(step, 3, size=64, scale=1.0, room=8).frames(photograph()[:, :, 50:350])
+    count = int(step[0])
+    end = 64 - count
+    apart = (frames[1, :, :end, :end] - frames[0, :, count:, count:]).abs()
+    assert apart.max() <= 1.01 / 255
+
+
 def test_frames_must_fit() -> None:
     with pytest.raises(ValueError, match="the frames must fit into the photograph"):
         Pan((0.0, 8.0), 9)

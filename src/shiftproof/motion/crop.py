@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from shiftproof.extras import require
-from shiftproof.nn.grid import locate_grid
+from shiftproof.nn.grid import GridView, locate_grid
 from shiftproof.ops.phases import constants, per_axis
 from shiftproof.ops.resample import KERNELS, Kernel, in_dtype, resample
 
@@ -84,6 +84,21 @@ class LockedCrop(nn.Module):
         self.interpolation: Kernel = mode
         self.selector = selector
 
+    def look(self, frame: Any) -> GridView:
+        """What the offset is found on.
+
+        Args:
+            frame: A PIL image, or tensor ``(..., C, H, W)``.
+
+        Returns:
+            The grey window and a stride around it, as far as there is a frame: images of shape
+            ``(N, 1, *spatial)``.
+
+        Raises:
+            TypeError: If the frame is neither.
+        """
+        return self._view(self._part(frame, 0.5))
+
     def offset(self, frame: Any) -> Tensor:
         """By how much the window is moved from the middle, in pixels of the result.
 
@@ -93,38 +108,47 @@ class LockedCrop(nn.Module):
         Returns:
             ``(N, 2)`` pixels in (-S/2, S/2]; one row for a frame without batch axis.
         """
-        return self._place(frame)[0]
+        return self._offset(self._part(frame, 0.5))
 
-    def _place(self, frame: Any) -> tuple[Tensor, _Batch, Tensor, list[float]]:
-        """The offset, pixels around the window, its corner in them, and pixels per pixel of it."""
+    def _part(self, frame: Any, strides: float) -> _Part:
+        """The pixels that a window reads which is moved by at most so many strides."""
         sizes = _sizes(frame)
         if isinstance(self.resize_size, int):
             step = [min(sizes) / self.resize_size] * 2
         else:
             step = [n / r for n, r in zip(sizes, self.resize_size, strict=True)]
-        # What is looked at: the window and a stride around it, as far as there is a frame.
-        most = [count + period for count, period in zip(self.size, self.stride, strict=True)]
-        view = [min(m, int(n / s)) for m, n, s in zip(most, sizes, step, strict=True)]
-        inner = [(v - n) / 2 for v, n in zip(view, self.size, strict=True)]
+        most = [n + 2 * strides * s for n, s in zip(self.size, self.stride, strict=True)]
         reach = [m * s / 2 + 3 * max(s, 1.0) for m, s in zip(most, step, strict=True)]
         low = [max(0, math.floor(n / 2 - r)) for n, r in zip(sizes, reach, strict=True)]
         high = [min(n, math.ceil(n / 2 + r)) for n, r in zip(sizes, reach, strict=True)]
-        batch = _as_batch(frame, low, high)
-        like = torch.empty(0, dtype=torch.float32, device=batch.x.device)
         before = [n / 2 - first for n, first in zip(sizes, low, strict=True)]
-        scale, middle = constants(step, like), constants(before, like)
-        seen, taken = constants(view, like), constants(self.size, like)
-        corner = (middle - seen * scale / 2).expand(len(batch.x), 2)
-        grey = batch.x.mean(1, keepdim=True)
-        small = resample(grey, corner, step, view, "bilinear")
-        offset = locate_grid(small, self.stride, self.selector, origin=inner).offset.to(corner)
-        return offset, batch, middle + (offset - taken / 2) * scale, step
+        scaled = [n / s for n, s in zip(sizes, step, strict=True)]
+        return _Part(_as_batch(frame, low, high), before, step, scaled)
 
-    def forward(self, frame: Any) -> Any:
+    def _view(self, part: _Part) -> GridView:
+        # What is looked at: the window and a stride around it, as far as there is a frame.
+        most = [count + period for count, period in zip(self.size, self.stride, strict=True)]
+        view = [min(m, int(n)) for m, n in zip(most, part.scaled, strict=True)]
+        origin = tuple((v - n) / 2 for v, n in zip(view, self.size, strict=True))
+        room = tuple((n - m) / 2 for n, m in zip(part.scaled, most, strict=True))
+        x = part.batch.x
+        scale, middle, seen = (constants(v, part.like) for v in (part.step, part.before, view))
+        corner = (middle - seen * scale / 2).expand(len(x), 2)
+        grey = x.mean(1, keepdim=True)
+        return GridView(resample(grey, corner, part.step, view, "bilinear"), origin, room)
+
+    def _offset(self, part: _Part) -> Tensor:
+        view = self._view(part)
+        offset = locate_grid(view.images, self.stride, self.selector, origin=view.origin).offset
+        return offset.to(part.like)
+
+    def forward(self, frame: Any, offset: Tensor | None = None) -> Any:
         """Cut the window.
 
         Args:
             frame: A PIL image, or tensor ``(..., C, H, W)`` of any dtype.
+            offset: By how much the window is moved, ``(N, 2)`` pixels of the result, at most a
+                stride; ``offset(frame)`` if None.
 
         Returns:
             The window: a PIL image of the mode of the frame, or a tensor ``(..., C, *size)`` of its
@@ -133,8 +157,14 @@ class LockedCrop(nn.Module):
         Raises:
             TypeError: If the frame is neither.
         """
-        _, batch, corner, step = self._place(frame)
-        return batch.restore(resample(batch.x, corner, step, self.size, self.interpolation))
+        part = self._part(frame, 0.5 if offset is None else 1.0)
+        offset = self._offset(part) if offset is None else offset.to(part.like)
+        scale, middle, taken = (
+            constants(v, part.like) for v in (part.step, part.before, self.size)
+        )
+        corner = middle + (offset - taken / 2) * scale
+        batch = part.batch
+        return batch.restore(resample(batch.x, corner, part.step, self.size, self.interpolation))
 
     def extra_repr(self) -> str:
         """Show the sizes."""
@@ -149,6 +179,27 @@ class _Batch(NamedTuple):
 
     x: Tensor
     restore: Callable[[Tensor], Any]
+
+
+class _Part(NamedTuple):
+    """The pixels of a frame that are read, and where they lie.
+
+    Attributes:
+        batch: The pixels.
+        before: Pixels before the middle of the frame, per axis.
+        step: Pixels of the frame per pixel of the result, per axis.
+        scaled: Size of the frame in pixels of the result, per axis.
+    """
+
+    batch: _Batch
+    before: list[float]
+    step: list[float]
+    scaled: list[float]
+
+    @property
+    def like(self) -> Tensor:
+        """Gives dtype and device to what is computed of places."""
+        return torch.empty(0, dtype=torch.float32, device=self.batch.x.device)
 
 
 def _sizes(frame: Any) -> list[int]:

@@ -55,14 +55,29 @@ class Pan:
             Frames, ``(T, C, S, S)`` with ``S = size * scale``, of whole numbers over 255 as a
             camera gives them.
         """
+        times = torch.arange(self.num_frames, device=photograph.device) - (self.num_frames - 1) / 2
+        return self.at(photograph, times[:, None] * constants(self.step, times), generator)
+
+    def at(
+        self, photograph: Tensor, places: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """What the camera sees at other places than those of an even motion.
+
+        Args:
+            photograph: See ``frames``.
+            places: Pixels at the network's scale from the middle, ``(T, 2)`` or ``(T, 1)``.
+            generator: Of the noise.
+
+        Returns:
+            Frames, ``(T, C, S, S)``, see ``frames``.
+        """
         height, width = photograph.shape[1:]
         unit = min(height, width) / (self.size + self.room)  # of the photograph, per pixel
-        times = torch.arange(self.num_frames, device=photograph.device) - (self.num_frames - 1) / 2
-        middle, motion = constants((height / 2, width / 2), times), constants(self.step, times)
-        corners = middle + unit * (times[:, None] * motion - self.size / 2)
+        middle = constants((height / 2, width / 2), places)
+        corners = (middle + unit * (places - self.size / 2)).expand(-1, 2)
         count = round(self.size * self.scale)
         step = self.size * unit / count
-        x = photograph.expand(self.num_frames, -1, -1, -1)
+        x = photograph.expand(len(places), -1, -1, -1)
         frames = resample(x, corners, (step, step), (count, count), "bicubic")
         if self.noise:
             noise = torch.randn(frames.shape, generator=generator).to(frames.device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from numbers import Integral
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -89,6 +90,21 @@ def grid_offset(
         Approximate, see ``locate_grid``.
     """
     return locate_grid(images, stride, selector).offset
+
+
+class GridView(NamedTuple):
+    """What a lock looks at.
+
+    Attributes:
+        images: The images, ``(N, C, *spatial)``, at the scale of the network.
+        origin: Pixel of theirs that is place 0, per axis: where the window starts in the middle.
+        room: Pixels by which the window may move further than half a stride before it shows what is
+            beyond the edge of the frame, per axis; negative where it does so before.
+    """
+
+    images: Tensor
+    origin: tuple[float, ...]
+    room: tuple[float, ...]
 
 
 class WholePixels(nn.Module):
@@ -214,6 +230,28 @@ class _GridLock(StridedModule):
         self.interpolation = BandLimited() if interpolation is None else interpolation
         self.padding_mode, self.margin = padding_mode, pixels
 
+    def look(self, x: Tensor) -> GridView:
+        """What the offset is found on.
+
+        Args:
+            x: Images, ``(N, C, *spatial)``, the margin included.
+
+        Returns:
+            The images themselves, and where the window starts in them.
+
+        Raises:
+            ValueError: If the input has another number of axes.
+        """
+        if x.ndim != 2 + self.num_dims:
+            other = f", or take GridLock{x.ndim - 2}d" if x.ndim in (3, 4, 5) else ""
+            raise ValueError(
+                f"{type(self).__name__}: images must be (N, C) and {self.num_dims} spatial axes, "
+                f"got shape {tuple(x.shape)}; add the batch axis{other}"
+            )
+        middle = tuple(pixels / 2 for pixels in self.margin)
+        room = tuple(m - s / 2 for m, s in zip(middle, self.stride, strict=True))
+        return GridView(x, middle, room)
+
     def offset(self, x: Tensor) -> Tensor:
         """By how much the window is moved from the middle of its frame.
 
@@ -226,14 +264,8 @@ class _GridLock(StridedModule):
         Raises:
             ValueError: If the input has another number of axes.
         """
-        if x.ndim != 2 + self.num_dims:
-            other = f", or take GridLock{x.ndim - 2}d" if x.ndim in (3, 4, 5) else ""
-            raise ValueError(
-                f"{type(self).__name__}: images must be (N, C) and {self.num_dims} spatial axes, "
-                f"got shape {tuple(x.shape)}; add the batch axis{other}"
-            )
-        middle = [pixels / 2 for pixels in self.margin]
-        return locate_grid(x, self.stride, self.selector, origin=middle).offset
+        view = self.look(x)
+        return locate_grid(x, self.stride, self.selector, origin=view.origin).offset
 
     def forward(self, x: Tensor, offset: Tensor | None = None) -> Tensor:
         """Move images so that their content fixes the grid.
