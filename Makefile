@@ -7,12 +7,13 @@ INSTALLED := $(VENV)/.installed
 .DEFAULT_GOAL := help
 OLDEST := torch==2.10.0 torchvision==0.25.0
 
-.PHONY: help demo test test-slow test-release test-oldest check bench
+.PHONY: help demo test test-slow test-browser test-release test-oldest check bench
 
 help:
 	@echo "make demo          train four small networks on handwritten digits and compare them"
 	@echo "make test          run the test suite"
 	@echo "make test-slow     run the tests marked slow: the whole zoo, the inductor compiler"
+	@echo "make test-browser  open the pages in a real browser; installs chromium (Debian, as root)"
 	@echo "make test-release  build the wheel and try it in an empty environment"
 	@echo "make test-oldest   run the test suite with the oldest torch and torchvision that are declared"
 	@echo "make bench         measure time, memory and exactness, and write docs/benchmarks.md; 20 minutes"
@@ -33,8 +34,14 @@ test: $(INSTALLED)
 test-slow: $(INSTALLED)
 	$(BIN)/pytest -m slow
 
-test-release: $(INSTALLED)
-	$(BIN)/pytest -m release
+# The browser comes from the system, its driver for Python into the environment.
+test-browser: $(INSTALLED)
+	{ command -v chromium && command -v chromedriver; } || { apt-get update && apt-get install -y chromium chromium-driver; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'selenium>=4.20'
+	$(BIN)/pytest -m release tests/browser
+
+test-release: $(INSTALLED) test-browser
+	$(BIN)/pytest -m release --ignore tests/browser
 
 # Its own environment: a minute, and the suite once more.  The versions are those of pyproject.toml.
 test-oldest:

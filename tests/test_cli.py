@@ -72,7 +72,7 @@ def test_the_demonstration_compares_four_networks(tmp_path, monkeypatch, capsys,
     output, errors = capsys.readouterr()
     assert errors == ""
     found = {path.name for path in folder.iterdir()}
-    assert found == {*digits.MODELS, "table.md", "accuracy_over_shifts.png"}
+    assert found == {*digits.MODELS, "table.md", "accuracy_over_shifts.png", "report.html"}
     table = (folder / "table.md").read_text().splitlines()
     assert len(table) == 2 + len(digits.MODELS)
     for name, row in zip(digits.MODELS, table[2:], strict=True):
@@ -81,6 +81,15 @@ def test_the_demonstration_compares_four_networks(tmp_path, monkeypatch, capsys,
         assert f"{result.rates['test worst-shift accuracy'].percent:.2f} %" in row
         assert name in output
     assert f"accuracy at every shift: {folder / 'accuracy_over_shifts.png'}" in output
+    assert output.endswith(f"report: {(folder / 'report.html').as_uri()}\n")
+    assert start(monkeypatch, "report", folder, "--out", tmp_path / "again.html") == 0
+    pages = [
+        (path / name).read_text()
+        for path, name in ((folder, "report.html"), (tmp_path, "again.html"))
+    ]
+    assert len(pages[0]) == len(pages[1])
+    for name, row in zip(digits.MODELS, table[2:], strict=True):
+        assert all(name in page and row.split(" | ")[1] in page for page in pages)
 
 
 def test_a_demonstration_that_is_stopped_has_the_status_of_its_signal(

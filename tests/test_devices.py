@@ -109,6 +109,11 @@ OPERATIONS: dict[str, tuple[Callable[..., Any], ...]] = {
         lambda x: ops.crop_shift(x, rows(x), (4, 4)),
     ),
     "first_phase": (lambda x: ops.first_phase(x, 2),),
+    "fractional_shift": (
+        lambda x: ops.fractional_shift(x, (0.25, -1)),
+        lambda x: ops.fractional_shift(x, 0.3 * rows(x)),
+        lambda x: ops.fractional_shift(x, 0.3 * rows(x), "bilinear"),
+    ),
     "global_mean": (lambda x: ops.global_mean(x),),
     "largest_values": (lambda x: ops.largest_values(x, 2),),
     "lowpass": (

@@ -43,6 +43,8 @@ def test_the_archives_hold_the_package_and_its_licence(built):
     (wheel,) = built.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     sources = {path.relative_to(ROOT / "src").as_posix() for path in (ROOT / "src").rglob("*.py")}
+    assets = {f"shiftproof/report/assets/{name}" for name in ("page.html", "page.css", "page.js")}
+    assert assets <= set(names)
     assert sources <= set(names)
     assert "shiftproof/py.typed" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import shiftproof
+from shiftproof.audit.command import add_arguments as add_audit
+from shiftproof.audit.evaluate_options import add_arguments as add_evaluate
 from shiftproof.extras import require
 from shiftproof.ops.resample import EDGE_MODES
 from shiftproof.recipes.command import run_command
@@ -36,6 +38,7 @@ def _demo(args: argparse.Namespace) -> int:
         markdown_table,
         plot_accuracy_over_shifts,
         print_table,
+        runs_page,
     )
     from shiftproof.training.distributed import process_group
 
@@ -48,6 +51,58 @@ def _demo(args: argparse.Namespace) -> int:
     figure = plot_accuracy_over_shifts(results, args.folder / "accuracy_over_shifts.png")
     print_table(DEMO_COLUMNS, rows)
     print(f"accuracy at every shift: {figure}\nnumbers: {args.folder}/<network>/result.json")
+    _write_page(runs_page(results), args.folder / "report.html")
+    return 0
+
+
+def _write_page(page: str, path: Path) -> None:
+    from shiftproof.files import write_text
+
+    write_text(path, page)
+    print(f"report: {path.absolute().as_uri()}")
+
+
+def _audit(args: argparse.Namespace) -> int:
+    from shiftproof.audit.command import audit
+    from shiftproof.report import audit_page
+    from shiftproof.results.audit import save_audit
+
+    require("jinja2", extra="report")
+    result = audit(args)
+    save_audit(result, args.out.with_suffix(".json"))
+    _write_page(audit_page(result), args.out)
+    return 0
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    from shiftproof.audit.evaluate import evaluate
+    from shiftproof.report.evaluation import difference_lines, evaluation_json, evaluation_table
+    from shiftproof.report.tables import print_table
+
+    found = evaluate(args)
+    if found.is_main and args.json:
+        print(evaluation_json(found.results, found.differences))
+    elif found.is_main and found.results:
+        print_table(*evaluation_table(found.results))
+        print("\n".join(difference_lines(found.differences)), end="\n" * bool(found.differences))
+    return STOPPED if found.stopped else 0
+
+
+def _report(args: argparse.Namespace) -> int:
+    from shiftproof.report import runs_page
+    from shiftproof.results import load_result
+
+    found: list[Path] = []
+    for path in args.runs:
+        names = [path] if path.is_file() else [path / "result.json", *path.glob("*/result.json")]
+        files = sorted(name for name in names if name.is_file())
+        if not files:
+            raise RuntimeError(
+                f"shiftproof report: a run must be a result.json or a folder that holds some, got "
+                f"{path}; train first, or check the path"
+            )
+        found += files
+    _write_page(runs_page([load_result(path) for path in found]), args.out)
     return 0
 
 
@@ -248,6 +303,31 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--export", type=Path, metavar="FILE", help="a file .pt2 or .onnx")
     command.add_argument("--plan", type=Path, metavar="FILE", help="write the plan there, JSON")
     command.set_defaults(run=_convert)
+    command = commands.add_parser(
+        "eval",
+        help="measure accuracy and consistency of networks side by side, by published protocols",
+        description="Measure networks on the same images and shifts.  With --out, a network that "
+        "is finished is not measured again; after Ctrl-C the exit status is 143 and the same "
+        "command goes on.  Runs under torchrun too.",
+    )
+    add_evaluate(command)
+    command.set_defaults(run=_evaluate)
+    command = commands.add_parser(
+        "audit",
+        help="show on one page what a shift does to a network, and what a remedy changes",
+        description="Measure a network under shifts, beside its locked and its converted self, "
+        "and write one page that needs no network to be read, and its numbers as JSON beside it.",
+    )
+    add_audit(command)
+    command.set_defaults(run=_audit)
+    command = commands.add_parser(
+        "report",
+        help="write one page about finished training runs",
+        description="Write one page about finished training runs.",
+    )
+    command.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="result.json or folder")
+    command.add_argument("--out", type=Path, default=Path("report.html"), help="the page to write")
+    command.set_defaults(run=_report)
     command = commands.add_parser(
         "lock",
         help="put a lock in front of a network, so that it flickers less while the camera moves",

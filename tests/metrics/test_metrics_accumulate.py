@@ -1,5 +1,6 @@
 import copy
 import dataclasses
+import importlib
 import itertools
 import pickle
 import subprocess
@@ -52,7 +53,14 @@ def measure_pans(rank=0, world_size=1):
     for frames in pans()[rank::world_size]:
         for metric in metrics:
             metric.update(frames)
-    return [float(metric.compute()) for metric in metrics]
+    return [metric.compute() for metric in metrics]
+
+
+def assert_same_mean(found, expected):
+    """Equal but for the order in which numbers were added."""
+    for name, value in dataclasses.asdict(expected).items():
+        value = pytest.approx(value, rel=1e-12) if isinstance(value, float) else value
+        assert getattr(found, name) == value, name
 
 
 def measure(rank=0, world_size=1):
@@ -74,6 +82,8 @@ def one_of_two(rank, folder):
     try:
         (folder / f"{rank}.pickle").write_bytes(pickle.dumps(measure(rank, 2)))
         (folder / f"{rank}.pans").write_bytes(pickle.dumps(measure_pans(rank, 2)))
+        means = importlib.import_module("test_metrics_means").measure(rank, 2)
+        (folder / f"{rank}.means").write_bytes(pickle.dumps(means))
     finally:
         torch.distributed.destroy_process_group()
 
@@ -102,7 +112,13 @@ def test_two_processes_equal_one(tmp_path):
         results = pickle.loads((tmp_path / f"{rank}.pickle").read_bytes())
         assert results == expected
         found = pickle.loads((tmp_path / f"{rank}.pans").read_bytes())
-        assert found == pytest.approx(measure_pans(), rel=1e-12)
+        for mean, alone in zip(found, measure_pans(), strict=True):
+            assert_same_mean(mean, alone)
+        means = importlib.import_module("test_metrics_means").measure()
+        found = pickle.loads((tmp_path / f"{rank}.means").read_bytes())
+        assert list(found) == list(means)
+        for name, mean in means.items():
+            assert_same_mean(found[name], mean)
 
 
 def test_pans_are_counted_pair_by_pair():
@@ -114,7 +130,9 @@ def test_pans_are_counted_pair_by_pair():
                 flips.append(100 * (p.index(max(p)) != q.index(max(q))))
     assert 0 < sum(flips) < 100 * len(flips)
     expected = [sum(values) / len(values) for values in (distances, flips)]
-    assert measure_pans() == pytest.approx(expected, rel=1e-6)
+    found = measure_pans()
+    assert [mean.value for mean in found] == pytest.approx(expected, rel=1e-6)
+    assert {(mean.n, mean.num_clusters) for mean in found} == {(4 * 2 + 2 + 4, 2 + 1 + 4)}
 
 
 @pytest.mark.parametrize("chosen", [CIRCULAR, protocol("aps-imagenet", max_shift=2)])

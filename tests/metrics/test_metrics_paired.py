@@ -147,3 +147,23 @@ def test_a_difference_of_what_is_no_number():
         paired_difference(torch.tensor([1.0, math.nan]), torch.zeros(2))
     with pytest.raises(ValueError, match="at least two clusters"):
         paired_difference(torch.ones(1), torch.zeros(1))
+
+
+@pytest.mark.parametrize("m", [2, 3, 5])
+def test_very_few_clusters_are_covered(m):
+    source = torch.Generator().manual_seed(m)
+    clusters = torch.arange(m).repeat_interleave(10)
+    hits, trials = 0, 200
+    for _ in range(trials):
+        shift = torch.randn(m, generator=source).repeat_interleave(10)
+        values = 1 + shift + 0.1 * torch.randn(10 * m, generator=source)
+        found = paired_difference(values, torch.zeros(10 * m), clusters=clusters, num_resamples=200)
+        hits += found.low <= 1 <= found.high
+    assert hits / trials > 0.9
+
+
+def test_of_truth_values_the_interval_stays_within_what_is_possible():
+    first = torch.tensor([True, False, True, True])
+    clusters = torch.tensor([0, 0, 1, 1])
+    found = paired_difference(first, ~first, clusters=clusters)
+    assert (found.low, found.high) == (-1, 1)

@@ -20,6 +20,10 @@ MOVES = {
         x, torch.tensor([[1] * (x.ndim - 2), [-2] * (x.ndim - 2)])
     ),
     "crop_shift": lambda x: ops.crop_shift(x, (1,) * (x.ndim - 2), (1,) * (x.ndim - 2)),
+    "fractional_shift": lambda x: ops.fractional_shift(x, (0.3,) * (x.ndim - 2)),
+    "fractional_shift bilinear": lambda x: ops.fractional_shift(
+        x, (-0.3,) * (x.ndim - 2), "bilinear"
+    ),
     "zero_fill_shift": lambda x: ops.zero_fill_shift(x, (1,) * (x.ndim - 2))[0],
 }
 

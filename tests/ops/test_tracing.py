@@ -14,6 +14,7 @@ OPERATIONS = {
     "circular_shift": lambda x, phase: ops.circular_shift(x, (1, 2)),
     "crop_shift": lambda x, phase: ops.crop_shift(x, (1, 0), (2, 2)),
     "first_phase": lambda x, phase: ops.first_phase(x, 2),
+    "fractional_shift": lambda x, phase: ops.fractional_shift(x, (0.25, -1.5)),
     "global_mean": lambda x, phase: ops.global_mean(x),
     "largest_values": lambda x, phase: ops.largest_values(x, 2),
     "lowpass": lambda x, phase: ops.lowpass(x, KERNEL),

@@ -3,53 +3,47 @@
 Importing this module imports torchmetrics, so ``shiftproof.metrics`` does not import it.
 """
 
-import functools
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
-from shiftproof.extras import require
+from shiftproof.metrics.accumulate_means import (
+    EmbeddingCosine,
+    EquivarianceError,
+    FlipRate,
+    Jitter,
+    PairedDifference,
+    PhaseGap,
+    ProbabilityChange,
+)
 from shiftproof.metrics.accuracy import topk_correct
+from shiftproof.metrics.changes import correct_under_all
 from shiftproof.metrics.clusters import NUM_SUMS, batch_rate, batch_sums
 from shiftproof.metrics.consistency import agreement
 from shiftproof.metrics.intervals import rate
-from shiftproof.metrics.jitter import flip_rate, jitter
 from shiftproof.metrics.protocols import Protocol, independent_images
+from shiftproof.metrics.sealed import ResultMetric
 from shiftproof.results import RateResult
 
-if TYPE_CHECKING:
-    from torchmetrics import Metric
-else:
-    Metric = require("torchmetrics", extra="train").Metric
+__all__ = [
+    "Accuracy",
+    "Consistency",
+    "EmbeddingCosine",
+    "EquivarianceError",
+    "FlipRate",
+    "Jitter",
+    "PairedDifference",
+    "PhaseGap",
+    "ProbabilityChange",
+    "WorstShiftAccuracy",
+]
 
 
-class _Sealed:
-    """A result that torchmetrics passes on as it is."""
-
-    def __init__(self, result: RateResult) -> None:
-        self.result = result
-
-
-class _Rate(Metric):
+class _Rate(ResultMetric):
     """A metric whose value is a ``RateResult``."""
 
-    full_state_update = False
     higher_is_better = True
-    is_differentiable = False
-
-    # torchmetrics walks through what compute returns and refuses a frozen dataclass.
-    def _wrap_compute(self, compute: Callable[..., Any]) -> Callable[..., Any]:
-        sealed = super()._wrap_compute(lambda: _Sealed(compute()))
-
-        @functools.wraps(compute)
-        def opened() -> RateResult:
-            value = sealed()
-            assert isinstance(value, _Sealed)
-            return value.result
-
-        return opened
 
 
 class Accuracy(_Rate):
@@ -147,73 +141,49 @@ class Consistency(_Rate):
         return batch_rate(self.protocol.name, self.sums, independent=independent)
 
 
-class _PerFrame(Metric):
-    """The mean of a change over all pairs of neighbouring frames."""
+class WorstShiftAccuracy(_Rate):
+    """Share of images that get the right class in all of their shifted versions.
 
-    full_state_update = False
-    higher_is_better = False
-    is_differentiable = False
+    The rule of ``shiftproof.metrics.correct_under_all``, image by image over all batches and
+    processes; where a batch shares its shifts, the interval is
+    ``shiftproof.metrics.cluster_interval``.
 
-    total: Tensor
-    num_pairs: Tensor
+    Args:
+        protocol: Which shifted versions are looked at; None for circular shifts that are the same
+            for all images, as those of ``shiftproof.metrics.worst_shift_accuracy``.
 
-    def __init__(self, change: Callable[[Tensor], Tensor]) -> None:
+    Examples:
+        >>> metric = WorstShiftAccuracy()
+        >>> still, moved = torch.tensor([[0.1, 0.9]]), torch.tensor([[0.8, 0.2]])
+        >>> metric.update([still, moved], torch.tensor([1]))
+        >>> metric.compute().percent
+        0.0
+    """
+
+    sums: Tensor
+
+    def __init__(self, protocol: Protocol | None = None) -> None:
         super().__init__()
-        self._change = change
-        zero = torch.tensor(0.0, dtype=torch.float64)
-        self.add_state("total", zero, dist_reduce_fx="sum")
-        self.add_state("num_pairs", torch.tensor(0), dist_reduce_fx="sum")
+        self.protocol = protocol
+        self.add_state("sums", torch.zeros(NUM_SUMS, dtype=torch.int64), dist_reduce_fx="sum")
 
-    def update(self, frames: Tensor) -> None:
-        """Count pans; nothing is compared across calls.
+    def update(self, logits: Iterable[Tensor], labels: Tensor) -> None:
+        """Count a batch.
 
         Args:
-            frames: The model's answers, ``(T, ..., num_classes)``, T frames in their order.
-
-        Raises:
-            ValueError: If there are fewer than two frames.
+            logits: The model's output for each version, ``(N, num_classes)``, on the device of the
+                metric; they may be made one at a time.
+            labels: True classes, ``(N,)``.
         """
-        values = self._change(frames.double())
-        pairs = len(frames) - 1
-        self.total += pairs * values.sum()
-        self.num_pairs += pairs * values.numel()
+        self.sums += batch_sums(correct_under_all(logits, labels))
 
-    def compute(self) -> Tensor:
-        """The mean over everything counted, in all processes.
+    def compute(self) -> RateResult:
+        """The share over everything counted, in all processes.
 
         Returns:
-            A scalar, float64; nan if nothing was counted.
+            The share, as protocol ``"worst-shift"`` or under the name of the protocol.
         """
-        return self.total / self.num_pairs
-
-
-class Jitter(_PerFrame):
-    """Mean total variation distance of the class probabilities of neighbouring frames.
-
-    The rule of ``shiftproof.metrics.jitter``, over all pairs of frames of all pans.
-
-    Examples:
-        >>> metric = Jitter()
-        >>> metric.update(torch.tensor([[1.0, 0.0], [0.5, 0.5], [0.5, 0.5]]))
-        >>> float(metric.compute())
-        0.25
-    """
-
-    def __init__(self) -> None:
-        super().__init__(jitter)
-
-
-class FlipRate(_PerFrame):
-    """How often the class changes, per 100 frames.
-
-    The rule of ``shiftproof.metrics.flip_rate``, over all pairs of frames of all pans.
-
-    Examples:
-        >>> metric = FlipRate()
-        >>> metric.update(torch.tensor([[1.0, 0.0], [0.4, 0.6], [0.3, 0.7]]))
-        >>> float(metric.compute())
-        50.0
-    """
-
-    def __init__(self) -> None:
-        super().__init__(flip_rate)
+        if self.protocol is None:
+            return rate("worst-shift", int(self.sums[1]), int(self.sums[0]))
+        independent = independent_images(self.protocol)
+        return batch_rate(self.protocol.name, self.sums, independent=independent)

@@ -70,12 +70,13 @@ def student_quantile(degrees: int | None, confidence: float) -> float:
 
 
 def share_interval(
-    successes: int, n: int, effective: float, confidence: float
+    successes: float, n: float, effective: float, confidence: float
 ) -> tuple[float, float]:
     """Wilson's interval of ``successes / n`` that is known as well as from ``effective`` images.
 
     Args:
-        successes: Number of images for which the statement held, in ``[0, n]``.
+        successes: Number of images for which the statement held, or sum of values in [0, 1], in
+            ``[0, n]``.
         n: Number of images.
         effective: Number of independent images that tell as much.
         confidence: Probability with which the interval covers the true share, in (0, 1).

@@ -16,6 +16,9 @@ from shiftproof.metrics.intervals import check_confidence, student_quantile, wil
 _AT_ONCE = 1 << 22
 """Draws that are held in memory at a time."""
 
+_FEW = 20
+"""Clusters below which resampling alone does not reach far enough."""
+
 
 @dataclass(frozen=True)
 class McNemarResult:
@@ -135,7 +138,8 @@ def paired_difference(
     Images, or whole clusters of them, are drawn with replacement, each with the values of both
     networks.  The interval holds the middle of the resampled means, reaching further out for few
     clusters: to the quantiles ``NormalDist().cdf(+-sqrt(m / (m - 1)) t)`` of Student's t with
-    m - 1 degrees of freedom instead of 2.5 and 97.5 %.
+    m - 1 degrees of freedom instead of 2.5 and 97.5 %.  Of fewer than 20 clusters, whose means can
+    be no further out than the most extreme one, it holds Student's own interval too.
 
     Where all clusters have the same mean difference there is nothing to resample.  Of truth values
     the interval then holds what is possible if others, up to Wilson's bound for none seen among as
@@ -210,4 +214,11 @@ def paired_difference(
     reach = math.sqrt(m / (m - 1)) * student_quantile(m - 1, confidence)
     tails = torch.tensor([NormalDist().cdf(-reach), NormalDist().cdf(reach)], dtype=torch.float64)
     low, high = torch.quantile(torch.cat(means), tails).tolist()
+    if m < _FEW:
+        residuals = sums - value * counts
+        error = math.sqrt(m / (m - 1) * float(residuals.square().sum())) / len(first)
+        reach = student_quantile(m - 1, confidence) * error
+        low, high = min(low, value - reach), max(high, value + reach)
+        if first.dtype == second.dtype == torch.bool:
+            low, high = max(low, -1.0), min(high, 1.0)
     return DifferenceResult(len(first), m, value, low, high)

@@ -8,28 +8,35 @@ import dataclasses
 import difflib
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from shiftproof.ops.shift import circular_shift, crop_shift
+from shiftproof.metrics.sweeps import EveryShift, Pans
+from shiftproof.metrics.views import (
+    CircularShifts,
+    Crops,
+    FractionalShifts,
+    PaddedCrops,
+    ZeroFillShifts,
+)
 
 
 class Protocol(typing.Protocol):
     """The shifted versions of a batch of images that are compared with each other.
 
     One that has ``per_image = True`` says that each image has shifts of its own; otherwise the
-    images of a batch are taken to share theirs, and to depend on each other.
+    images of a batch are taken to share theirs, and to depend on each other.  One that has
+    ``judged_by_label = True`` asks for the right class in all versions instead of the same one, and
+    one that has a ``margin`` takes images that are larger than the network's by so many pixels.
     """
 
     @property
     def name(self) -> str:
         """Name under which a result is reported."""
 
-    def views(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
+    def views(self, images: Tensor, generator: torch.Generator) -> Sequence[Tensor]:
         """Shift a batch.
 
         Args:
@@ -53,193 +60,67 @@ def independent_images(protocol: Protocol) -> bool:
     return bool(getattr(protocol, "per_image", False))
 
 
-def _draw(
-    ranges: Sequence[tuple[int, int]], num_rows: int, num_images: int, generator: torch.Generator
-) -> Tensor:
-    """Draw ``num_rows`` shifts, 1 or N, uniformly from ``[low, high)`` per axis: ``(N, D)``."""
-    axes = [
-        torch.randint(low, high, (num_rows,), generator=generator, device="cpu")
-        for low, high in ranges
-    ]
-    return torch.stack(axes, dim=1).expand(num_images, -1)
+def judged_by_label(protocol: Protocol) -> bool:
+    """Whether a protocol asks for the right class in all versions, instead of the same one.
 
+    Args:
+        protocol: The protocol.
 
-@dataclass(frozen=True)
-class CircularShifts:
-    """Circular shifts of the same images.
-
-    Attributes:
-        name: Name under which a result is reported.
-        max_shift: Shifts lie in ``[-max_shift, max_shift - 1]`` pixels per axis; ``None`` for all
-            positions of the image.
-        num_shifted: Number of shifted versions, each drawn independently.
-        include_unshifted: Whether the images themselves are compared too, as the first view.
-        per_image: Whether each image has its own shift; otherwise a batch shares one.
-
-    Raises:
-        ValueError: If a number is not positive, or there is nothing to compare.
+    Returns:
+        Its ``judged_by_label``; False if it has none.
     """
-
-    name: str
-    max_shift: int | None
-    num_shifted: int = 2
-    include_unshifted: bool = False
-    per_image: bool = False
-
-    def __post_init__(self) -> None:
-        if self.max_shift is not None and self.max_shift < 1:
-            raise ValueError(
-                f"{self.name}: max_shift must be at least 1, got {self.max_shift}; "
-                "pass None for all positions"
-            )
-        if self.num_shifted < 1 or self.num_shifted + self.include_unshifted < 2:
-            raise ValueError(
-                f"{self.name}: a shifted version and another one must be compared, got "
-                f"num_shifted={self.num_shifted}, include_unshifted={self.include_unshifted}; "
-                "raise num_shifted"
-            )
-
-    def views(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """Shift a batch around the circle.
-
-        Args:
-            images: Images, ``(N, C, *spatial)``.
-            generator: CPU generator from which the shifts are drawn.
-
-        Returns:
-            The images if asked for, then the shifted versions, all of the shape of ``images``.
-        """
-        ranges = [
-            (0, size) if self.max_shift is None else (-self.max_shift, self.max_shift)
-            for size in images.shape[2:]
-        ]
-        num_images = images.shape[0]
-        num_rows = num_images if self.per_image else 1
-        shifted = tuple(
-            circular_shift(images, _draw(ranges, num_rows, num_images, generator))
-            for _ in range(self.num_shifted)
-        )
-        return (images, *shifted) if self.include_unshifted else shifted
+    return bool(getattr(protocol, "judged_by_label", False))
 
 
-@dataclass(frozen=True)
-class Crops:
-    """Two windows of larger images, by default the same two for the whole batch.
+def margin(protocol: Protocol) -> int:
+    """By how much the images of a protocol are larger than what the network sees.
 
-    Attributes:
-        name: Name under which a result is reported.
-        margin: Pixels by which the images exceed the window, per axis; windows start in
-            ``[0, margin)``.
-        per_image: Whether each image has its own windows; otherwise a batch shares them.
+    Args:
+        protocol: The protocol.
 
-    Raises:
-        ValueError: If the margin is not positive.
-
-    References:
-        R. Zhang, "Making convolutional networks shift-invariant again", ICML 2019.
+    Returns:
+        Pixels per axis; 0 if the images keep their size.
     """
-
-    name: str
-    margin: int
-    per_image: bool = False
-
-    def __post_init__(self) -> None:
-        if self.margin < 1:
-            raise ValueError(
-                f"{self.name}: margin must be at least 1, got {self.margin}; "
-                "pass the pixels by which the images exceed the window"
-            )
-
-    def views(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """Cut two windows out of a batch.
-
-        Args:
-            images: Images, ``(N, C, *spatial)``, larger than the margin.
-            generator: CPU generator from which the windows are drawn.
-
-        Returns:
-            Two batches of images, smaller than ``images`` by the margin.
-
-        Raises:
-            ValueError: If an image is not larger than the margin.
-        """
-        sizes = images.shape[2:]
-        if min(sizes) <= self.margin:
-            raise ValueError(
-                f"{self.name}: images must be larger than margin={self.margin}, "
-                f"got {'x'.join(map(str, sizes))}; pass images of window size plus margin"
-            )
-        window = [size - self.margin for size in sizes]
-        ranges = [(0, self.margin)] * len(sizes)
-        num_images = images.shape[0]
-        num_rows = num_images if self.per_image else 1
-        return tuple(
-            crop_shift(images, _draw(ranges, num_rows, num_images, generator), window)
-            for _ in range(2)
-        )
+    return int(getattr(protocol, "margin", 0))
 
 
-@dataclass(frozen=True)
-class PaddedCrops:
-    """Two windows, of the images' own size, of the images with a border of zeros.
+NamedProtocol = CircularShifts | FractionalShifts | Crops | PaddedCrops | Pans | EveryShift
 
-    The zeros are in the values that the model sees: after normalisation they are the mean colour.
-
-    Attributes:
-        name: Name under which a result is reported.
-        max_shift: Width of the border; shifts lie in ``[-max_shift, max_shift - 1]`` per axis, and
-            a window starts at ``max_shift`` plus the shift.
-        per_image: Whether each image has its own windows; otherwise a batch shares them.
-
-    Raises:
-        ValueError: If ``max_shift`` is not positive.
-    """
-
-    name: str
-    max_shift: int
-    per_image: bool = False
-
-    def __post_init__(self) -> None:
-        if self.max_shift < 1:
-            raise ValueError(
-                f"{self.name}: max_shift must be at least 1, got {self.max_shift}; "
-                "pass the width of the border in pixels"
-            )
-
-    def views(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """Pad a batch with zeros and cut two windows out of it.
-
-        Args:
-            images: Images, ``(N, C, *spatial)``.
-            generator: CPU generator from which the windows are drawn.
-
-        Returns:
-            Two batches of the shape of ``images``.
-        """
-        padded = F.pad(images, (self.max_shift,) * (2 * (images.ndim - 2)))
-        return Crops(self.name, 2 * self.max_shift, self.per_image).views(padded, generator)
-
-
-_PUBLISHED: tuple[CircularShifts | Crops | PaddedCrops, ...] = (
+_PUBLISHED: tuple[NamedProtocol, ...] = (
     CircularShifts("circular", None, num_shifted=1, include_unshifted=True, per_image=True),
+    ZeroFillShifts("zero-fill", 32, num_shifted=1, include_unshifted=True, per_image=True),
+    FractionalShifts("subpixel-fft", 1.0, "fft"),
+    FractionalShifts("subpixel-bilinear", 1.0, "bilinear"),
+    Pans("pan"),
     CircularShifts("aps-imagenet", 32),
     CircularShifts("aps-cifar-test", 3),
     CircularShifts("aps-cifar-val", 3, num_shifted=1, include_unshifted=True),
     PaddedCrops("aps-cifar-crop", 3),
     Crops("crop", 32),
+    Crops("lps-crop", 32),
+    CircularShifts("lps-circular", 32),
+    ZeroFillShifts("tips", 16, both_ends=True),
+    ZeroFillShifts("tips-fidelity", 16, include_unshifted=True, both_ends=True),
+    CircularShifts("tips-circular", 16, both_ends=True),
+    CircularShifts("tips-circular-fidelity", 16, include_unshifted=True, both_ends=True),
+    EveryShift("adversarial"),
 )
 
-PROTOCOLS: Mapping[str, CircularShifts | Crops | PaddedCrops] = MappingProxyType(
+PROTOCOLS: Mapping[str, NamedProtocol] = MappingProxyType(
     {published.name: published for published in _PUBLISHED}
 )
-"""The protocols by name, with the published numbers; ``circular`` is this project's own.
+"""The protocols by name, with the published numbers; the first five are this project's own.
 
 ``aps-*`` are those of A. Chaman and I. Dokmanic, "Truly shift-invariant convolutional neural
-networks", CVPR 2021, and its code; ``crop`` is Zhang's (256 pixel images, 224 pixel windows).
+networks", CVPR 2021, and its code; ``crop`` is Zhang's (256 pixel images, 224 pixel windows);
+``lps-*`` those of R. Rojas-Gomez et al., "Learnable polyphase sampling", NeurIPS 2022, which
+compare any number of versions, by default two; ``tips*`` those of S. Saha and T. Gokhale,
+"Translation invariant polyphase sampling", WACV 2025, where 16 pixels are a quarter of the image;
+``adversarial`` that of H. Michaeli et al., "Alias-free convnets", CVPR 2023.
 """
 
 
-def protocol(name: str, **fields: typing.Any) -> CircularShifts | Crops | PaddedCrops:
+def protocol(name: str, **fields: typing.Any) -> NamedProtocol:
     """A protocol by name, with other numbers where asked for.
 
     Args:

@@ -1,5 +1,6 @@
 """Pure tensor functions: polyphase components, their scores, shifts and low-pass filters."""
 
+from shiftproof.ops.fractional import fractional_shift
 from shiftproof.ops.lowpass import binomial_kernel, lowpass
 from shiftproof.ops.padding import pad
 from shiftproof.ops.phases import phase_index, phase_offsets, shift_phase
@@ -20,6 +21,7 @@ __all__ = [
     "circular_shift",
     "crop_shift",
     "first_phase",
+    "fractional_shift",
     "global_mean",
     "largest_values",
     "lowpass",

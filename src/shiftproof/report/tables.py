@@ -73,6 +73,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for row in rows:
         table.add_row(*row)
     console = require("rich.console", extra="train").Console
-    # A pipe has no width; a table that is cut at 80 columns there would lose numbers.
-    width = None if console().is_terminal else 140
+    # A pipe has no width; a table that is cut there would lose numbers.
+    wide = console(width=10_000)
+    width = None if wide.is_terminal else max(140, wide.measure(table).maximum)
     console(width=width).print(table)

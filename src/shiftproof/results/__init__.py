@@ -14,10 +14,11 @@ from typing import Any
 
 from shiftproof.files import write_text
 
-SCHEMA = 2
+SCHEMA = 3
 """Version of the JSON layout; readers refuse a newer one.
 
-Version 1 called consistency by its protocol alone and took the images of a batch for independent.
+Version 1 called consistency by its protocol alone and took the images of a batch for independent;
+version 2 knew no means.
 """
 
 
@@ -71,6 +72,28 @@ class RateResult:
     def percent(self) -> float:
         """The share in percent."""
         return 100.0 * self.value
+
+
+@dataclass(frozen=True)
+class MeanResult:
+    """The mean of numbers, with what is needed to judge it.
+
+    Attributes:
+        protocol: Name of the measurement, for instance ``"probability change (circular)"``.
+        n: How many numbers, one per image unless the measurement says otherwise.
+        value: Their mean; 0 for none.
+        low: Lower end of the 95 % interval; ``None`` where nothing is known of it.
+        high: Upper end of the 95 % interval; ``None`` where nothing is known of it.
+        num_clusters: Number of groups of dependent images that the interval allows for; ``None``
+            for independent images.
+    """
+
+    protocol: str
+    n: int
+    value: float
+    low: float | None
+    high: float | None
+    num_clusters: int | None = None
 
 
 def _read_rates(rates: dict[str, Any]) -> dict[str, RateResult]:
@@ -202,6 +225,7 @@ class RunResult:
         values: Other measured numbers by name, for instance ``"seconds per epoch"``.
         history: One entry per epoch trained.
         unreadable: Images that could not be read and were left out.
+        means: Measured means by name, for instance ``"probability change (circular)"``.
         schema: Version of this layout.
     """
 
@@ -214,6 +238,7 @@ class RunResult:
     values: dict[str, float] = field(default_factory=dict)
     history: tuple[EpochResult, ...] = ()
     unreadable: tuple[str, ...] = ()
+    means: dict[str, MeanResult] = field(default_factory=dict)
     schema: int = SCHEMA
 
 
@@ -258,6 +283,8 @@ def load_result(path: str | os.PathLike[str]) -> RunResult:
         data["rates"] = _read_rates(data["rates"])
         data["history"] = tuple(EpochResult.from_dict(epoch) for epoch in data["history"])
         data["unreadable"] = tuple(data["unreadable"])
+        means = data.get("means", {}).items()
+        data["means"] = {name: MeanResult(**fields) for name, fields in means}
         data["schema"] = SCHEMA
         return RunResult(**data)
     except (AttributeError, KeyError, TypeError) as error:
