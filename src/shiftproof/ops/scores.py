@@ -179,9 +179,10 @@ def select_phase(
     """Choose one phase per sample: the one of the largest score.
 
     Among phases whose scores equal the largest to a relative 1e-9, the content of the maps decides,
-    by a rule that moves with it, see ``shiftproof.ops.ties``.  In eager mode on a
-    CPU the rule is only computed for samples that tie; on a GPU, which would have to report them to
-    the host, and in a compiled or exported graph, which must not look at values, always.
+    by a rule that moves with it, see ``shiftproof.ops.ties``.  In eager mode the rule is only
+    computed for samples that tie: on a CPU by a branch, on a CUDA device with Triton by a kernel
+    that finds them itself, so that the host does not wait.  In a compiled or exported graph, which
+    must not look at values, and on other devices it is always computed.
 
     Args:
         x: Feature map, ``(N, C, *spatial)``; or all the maps of one spatial size that the phase
