@@ -9,10 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
-from shiftproof import ops
 from shiftproof.certification.certificate import Kind, Measurement
+from shiftproof.certification.choices import ChoiceWatch
 from shiftproof.certification.outputs import Output, classes
 from shiftproof.inputs import Inputs
 from shiftproof.nested import tensors_in
@@ -28,7 +27,7 @@ and only float64 can tell the truth.
 """
 
 
-class _Watch(TorchFunctionMode):
+class _Watch(ChoiceWatch):
     """Notices how clear choices of a phase are, and what turns float64 into something narrower.
 
     Args:
@@ -37,25 +36,11 @@ class _Watch(TorchFunctionMode):
     """
 
     def __init__(self, model: Callable[[Tensor], Any], gaps: dict[str, float]) -> None:
-        super().__init__()
+        named = model.named_modules() if isinstance(model, nn.Module) else ()
+        # Scripted modules take no hooks.
+        super().__init__(pair for pair in named if not isinstance(pair[1], torch.jit.ScriptModule))
         self.narrowest: torch.dtype | None = None
         self.gaps = gaps
-        self._inside: list[str] = []
-        self._handles = []
-        for name, module in model.named_modules() if isinstance(model, nn.Module) else ():
-            if isinstance(module, torch.jit.ScriptModule):  # which takes no hooks
-                continue
-            enter, leave = self._hooks(name)
-            self._handles.append(module.register_forward_pre_hook(enter, prepend=True))
-            self._handles.append(module.register_forward_hook(leave, always_call=True))
-
-    def _hooks(self, name: str) -> tuple[Callable[..., None], Callable[..., None]]:
-        return lambda *_: self._inside.append(name), lambda *_: self._inside.remove(name)
-
-    def close(self) -> None:
-        """Remove the hooks."""
-        for handle in self._handles:
-            handle.remove()
 
     def __torch_function__(
         self,
@@ -65,10 +50,7 @@ class _Watch(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """Call a function and look at what it does."""
-        kwargs = kwargs or {}
-        result = func(*args, **kwargs)
-        if func is ops.select_phase:
-            self._note_gap(*args, **kwargs)
+        result = super().__torch_function__(func, types, args, kwargs)
         if isinstance(result, Tensor) and result.dtype in ROUNDING:
             loss = ROUNDING[result.dtype]
             known = 0.0 if self.narrowest is None else ROUNDING[self.narrowest]
@@ -78,16 +60,10 @@ class _Watch(TorchFunctionMode):
                 self.narrowest = result.dtype
         return result
 
-    def _note_gap(self, maps: Any, stride: Any, scores: Tensor | None = None) -> None:
-        if scores is None:
-            scores = ops.phase_scores(maps if isinstance(maps, Tensor) else maps[0], stride)
-        if scores.shape[1] < 2:
-            return
-        best, second = scores.double().topk(2, dim=1).values.unbind(1)
-        scale = torch.maximum(best.abs(), second.abs())
-        gap = ((best - second) / scale).nan_to_num(nan=0.0).min().item()
-        name = self._inside[-1] if self._inside else ""
-        self.gaps[name] = min(gap, self.gaps.get(name, gap))
+    def note(self, name: str, phase: Tensor, stride: tuple[int, ...], gap: Tensor) -> None:
+        """Keep the smallest gap."""
+        smallest = gap.min().item()
+        self.gaps[name] = min(smallest, self.gaps.get(name, smallest))
 
 
 @dataclass(frozen=True)
