@@ -260,12 +260,7 @@ def evaluate(args: argparse.Namespace) -> Evaluated:
         journal = _Progress(process.is_main)
         run = _Evaluation(args, protocols, process, journal, lambda: stop.requested)
         for name, spec, file in zip(names, args.models, weights, strict=True):
-            try:
-                done = run.measure(name, spec, file)
-            except TypeError as error:
-                if not str(error).startswith(f"{name}: the network must return logits"):
-                    raise
-                raise ValueError(str(error)) from error
+            done = run.measure(name, spec, file)
             if done is None:
                 journal.line(
                     f"{name}: stopped by {stop.signal_name}; what is finished is kept"

@@ -161,8 +161,7 @@ def evaluate_subject(
         Whether it was finished; False if it was stopped.
 
     Raises:
-        ValueError: If a logit is NaN or infinite.
-        TypeError: If the network returns no logits.
+        ValueError: If a logit is NaN or infinite, or the network returns no logits.
     """
     accumulate = require("shiftproof.metrics.accumulate", extra="train")
     total = require("torchmetrics", extra="train").SumMetric

@@ -111,7 +111,7 @@ class Subject:
             Logits, ``(N, num_outputs)``, float32 on the device of ``x``.
 
         Raises:
-            TypeError: If the network returns no logits, or it is not clear which they are.
+            ValueError: If the network returns no logits, or it is not clear which they are.
         """
         pieces: tuple[Tensor, ...] = torch.split(x, self.batch or max(1, len(x)))
         with torch.no_grad():
