@@ -11,7 +11,8 @@ import torch
 from shiftproof.audit.contenders import Contender, Scenes
 from shiftproof.certification import Certificate, certified_radius, certify
 from shiftproof.nn import CornerStrength, GridLock2d
-from shiftproof.results.audit import Cause, Mean
+from shiftproof.results import MeanResult
+from shiftproof.results.audit import Cause
 
 RADIUS_MARGIN = 17
 """Pixels at each border of the frame without weight, so that a radius can be proved."""
@@ -70,7 +71,7 @@ def measure_radii(contender: Contender, scenes: Scenes) -> tuple[int, ...]:
 
 def measure_costs(
     contenders: Sequence[Contender], scenes: Scenes, *, rounds: int = 7, batch: int = 4
-) -> list[Mean]:
+) -> list[MeanResult]:
     """Time of an answer over that of the first contender, interleaved.
 
     Args:
@@ -97,7 +98,7 @@ def measure_costs(
     for own in seconds:
         ratios = [a / b for a, b in zip(own, base, strict=True)]
         value = statistics.median(own) / statistics.median(base)
-        found.append(Mean(protocol, rounds, value, min(ratios), max(ratios)))
+        found.append(MeanResult(protocol, rounds, value, min(ratios), max(ratios)))
     return found
 
 

@@ -12,8 +12,8 @@ from shiftproof.audit.contenders import Contender, Scenes
 from shiftproof.metrics import jitter, rate
 from shiftproof.metrics.clusters import cluster_rate
 from shiftproof.metrics.intervals import student_quantile
-from shiftproof.results import RateResult
-from shiftproof.results.audit import Distance, Mean, Motion, PanResult, ShiftMap, Strip
+from shiftproof.results import MeanResult, RateResult
+from shiftproof.results.audit import Distance, Motion, PanResult, ShiftMap, Strip
 
 NUM_FRAMES = 9
 """Frames of the pans that all images are measured on."""
@@ -167,7 +167,7 @@ def measure_strips(
     )
 
 
-def mean_of(protocol: str, values: Sequence[float]) -> Mean:
+def mean_of(protocol: str, values: Sequence[float]) -> MeanResult:
     """A mean with Student's interval.
 
     Args:
@@ -180,9 +180,9 @@ def mean_of(protocol: str, values: Sequence[float]) -> Mean:
     x = torch.tensor(values, dtype=torch.float64)
     value, count = float(x.mean()), len(values)
     if count < 2:
-        return Mean(protocol, count, value, None, None)
+        return MeanResult(protocol, count, value, None, None)
     half = student_quantile(count - 1, 0.95) * float(x.std()) / count**0.5
-    return Mean(protocol, count, value, value - half, value + half)
+    return MeanResult(protocol, count, value, value - half, value + half)
 
 
 @dataclass(frozen=True)

@@ -38,13 +38,12 @@ from shiftproof.audit.pictures import (
     notes_of,
 )
 from shiftproof.audit.subjects import Subject
-from shiftproof.results import Environment
+from shiftproof.results import Environment, MeanResult
 from shiftproof.results.audit import (
     AuditResult,
     Cause,
     Distance,
     Kind,
-    Mean,
     NetworkAudit,
     Picture,
     ShiftMap,
@@ -299,7 +298,7 @@ def _explain(part: _Part, shown: Scenes) -> None:
 def _compare_costs(parts: Sequence[_Part], scenes: Scenes, report: Callable[[str], None]) -> None:
     report("timing the networks side by side")
     built = [part for part in parts if not part.contender.reason]
-    found: list[Mean] = built[0].attempt(
+    found: list[MeanResult] = built[0].attempt(
         "cost", lambda: measure_costs([part.contender for part in built], scenes), []
     )
     for index, part in enumerate(built):

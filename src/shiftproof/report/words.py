@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from shiftproof.results import RateResult
-from shiftproof.results.audit import AuditResult, Mean, NetworkAudit
+from shiftproof.results import MeanResult, RateResult
+from shiftproof.results.audit import AuditResult, NetworkAudit
 
 TITLES = {"as it is": "As it is", "locked": "Locked", "converted": "Converted"}
 """What the networks are called in headings."""
@@ -80,7 +80,9 @@ def rate_cell(rate: RateResult | None, what: str, reason: str = "") -> Cell:
     )
 
 
-def mean_cell(mean: Mean | None, what: str, reason: str = "", *, percent: bool = True) -> Cell:
+def mean_cell(
+    mean: MeanResult | None, what: str, reason: str = "", *, percent: bool = True
+) -> Cell:
     """A mean with its interval.
 
     Args:
@@ -101,7 +103,7 @@ def mean_cell(mean: Mean | None, what: str, reason: str = "", *, percent: bool =
     return Cell(f"{number(scale * mean.value, 2 if percent else 1)}{unit}", note)
 
 
-def cost_cell(mean: Mean | None, reason: str = "") -> Cell:
+def cost_cell(mean: MeanResult | None, reason: str = "") -> Cell:
     """A ratio of times."""
     if mean is None:
         return missing(reason)

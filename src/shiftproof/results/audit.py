@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from shiftproof.files import write_text
-from shiftproof.results import Environment, RateResult
+from shiftproof.results import Environment, MeanResult, RateResult
 
 AUDIT_SCHEMA = 1
 """Version of the JSON layout; readers refuse a newer one."""
@@ -101,25 +101,6 @@ class Distance:
 
 
 @dataclass(frozen=True)
-class Mean:
-    """A mean over images with its 95 % interval.
-
-    Attributes:
-        protocol: What was measured.
-        n: Number of images.
-        value: The mean.
-        low: Lower end of the interval; None where too few images tell.
-        high: Upper end.
-    """
-
-    protocol: str
-    n: int
-    value: float
-    low: float | None
-    high: float | None
-
-
-@dataclass(frozen=True)
 class PanResult:
     """All images under a camera that moves by one pixel per frame.
 
@@ -134,7 +115,7 @@ class PanResult:
     num_frames: int
     changes: RateResult
     pictures: RateResult
-    jitter: Mean | None
+    jitter: MeanResult | None
 
 
 @dataclass(frozen=True)
@@ -205,7 +186,7 @@ class NetworkAudit:
     verdict: str | None = None
     causes: tuple[Cause, ...] = ()
     radii: tuple[int, ...] = ()
-    cost: Mean | None = None
+    cost: MeanResult | None = None
     missing: dict[str, str] = field(default_factory=dict)
     inapplicable: dict[str, str] = field(default_factory=dict)
 
@@ -285,8 +266,8 @@ def _rate(data: dict[str, Any] | None) -> RateResult | None:
     return None if data is None else RateResult(**data)
 
 
-def _mean(data: dict[str, Any] | None) -> Mean | None:
-    return None if data is None else Mean(**data)
+def _mean(data: dict[str, Any] | None) -> MeanResult | None:
+    return None if data is None else MeanResult(**data)
 
 
 def _rows(rows: list[list[Any]]) -> tuple[tuple[Any, ...], ...]:
