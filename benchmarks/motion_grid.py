@@ -63,8 +63,7 @@ def measure_offsets(photographs: Sequence[Tensor], size: int = 224) -> list[dict
                             ]
                         ).reshape(-1, 2, 2)
                         slip = place[:, 1] - place[:, 0] + torch.tensor(move)
-                        slip = (slip + stride / 2).remainder(stride) - stride / 2
-                        far = slip.norm(dim=1)
+                        far = fold(slip, stride).norm(dim=1)
                         quantiles = torch.quantile(far, torch.tensor([0.5, 0.9, 0.99])).tolist()
                         rows.append(
                             {

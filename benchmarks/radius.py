@@ -28,6 +28,7 @@ from shiftproof.metrics import flip_rate, jitter
 from shiftproof.motion import LockedCrop
 from shiftproof.motion.pans import Pan, frames_that_fit
 from shiftproof.nn import CornerStrength, Energy, GridLock2d
+from shiftproof.ops.torus import fold
 from shiftproof.recipes.command import run_command
 from shiftproof.results import Environment
 
@@ -71,18 +72,14 @@ def shown(image: Tensor, border: Tensor, shift: Sequence[int]) -> Tensor:
     moved = image.roll([-d for d in shift], (1, 2))
     for dim, d in enumerate(shift, start=1):
         size = image.shape[dim]
-        new = slice(size - d, size) if d > 0 else slice(0, -d)
-        if d:
-            moved.narrow(dim, new.start, new.stop - new.start).copy_(
-                border.narrow(dim, new.start, new.stop - new.start)
-            )
+        start = size - d if d > 0 else 0
+        moved.narrow(dim, start, abs(d)).copy_(border.narrow(dim, start, abs(d)))
     return moved
 
 
 def slip(lock: GridLock2d, start: Tensor, frames: Tensor, shifts: Tensor) -> Tensor:
     """By how many pixels the grid moved in the scene, ``(N,)``."""
-    apart = lock.offset(frames) + shifts - start
-    return ((apart + STRIDE / 2) % STRIDE - STRIDE / 2).abs().amax(1)
+    return fold(lock.offset(frames) + shifts - start, STRIDE).abs().amax(1)
 
 
 @torch.no_grad()
@@ -96,13 +93,15 @@ def attack(
         climbing = number % (4 * BATCH) == 3 * BATCH
         count = min(BATCH, attacks - number)
         shifts = torch.randint(-radius, radius + 1, (count, 2), generator=generator)
-        shifts[::2, 0] = radius * (1 - 2 * torch.randint(0, 2, (len(shifts[::2]),)))  # the rim
-        tried = [next(source) for _ in range(count)]
+        sides = 2 * torch.randint(0, 2, (count,), generator=generator) - 1
+        shifts[::2, 0] = radius * sides[::2]  # the rim
         if climbing:
             shifts[:] = torch.tensor(held[1])
             flips = torch.rand(count, *image.shape, generator=generator)
             noise = torch.rand(flips.shape, generator=generator)
             tried = list(torch.where(flips < 0.15, noise, held[0]))
+        else:
+            tried = [next(source) for _ in range(count)]
         pairs = zip(tried, shifts.tolist(), strict=True)
         frames = torch.stack([shown(image, border, shift) for border, shift in pairs])
         found = slip(lock, start, frames, shifts)
