@@ -107,10 +107,10 @@ def may_launch(x: Tensor) -> bool:
     """
     return (
         x.is_cuda
+        and _holds_values(x)  # first, since a recording would bound its sizes by what follows
         and x.dtype in _KERNEL_DTYPES
         and x.numel() > 0
         and x.shape[0] <= _MOST_SAMPLES
-        and _holds_values(x)
         and torch.autograd.forward_ad._current_level < 0
         and _has_triton()
     )
