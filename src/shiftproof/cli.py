@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import shiftproof
-from shiftproof.audit.command import add_arguments as add_audit
 from shiftproof.audit.evaluate_options import add_arguments as add_evaluate
+from shiftproof.audit.options import add_arguments as add_audit
 from shiftproof.extras import require
 from shiftproof.ops.resample import EDGE_MODES
 from shiftproof.recipes.command import run_command

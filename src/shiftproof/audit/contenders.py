@@ -17,9 +17,6 @@ from shiftproof.motion.strides import measure_stride
 from shiftproof.nn.grid import GridLock2d
 from shiftproof.results.audit import Kind, Motion
 
-REMEDIES: tuple[Kind, ...] = ("locked", "converted")
-"""What a network can be compared against."""
-
 
 @dataclass(frozen=True)
 class Scenes:
